@@ -1,0 +1,259 @@
+// Package command defines what a log entry says and how it is written in bytes:
+// either a [Batch] of operations of one proposer, or a [Tick] of the replicated
+// clock. The format is strict: bytes that are not exactly what an Append
+// function writes are refused as a whole, by every replica alike.
+package command
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"time"
+
+	"dkv/store"
+)
+
+// Kind is what an operation does. The numbers are part of the log format.
+type Kind uint8
+
+const (
+	Set              Kind = 1 + iota // gives the key a value and deadlines
+	SetIfUnset                       // the same, if the key is not there
+	Expire                           // makes the value go, the key stay
+	Delete                           // removes the key
+	CompareAndDelete                 // removes the key if its value is Value
+	kinds
+)
+
+// Space separates keys that must never meet. The numbers are part of the log
+// format.
+type Space uint8
+
+const (
+	Keys  Space = iota // what users set
+	Locks              // what they lock
+	Spaces
+)
+
+// Op is one operation on one key.
+type Op struct {
+	Kind               Kind
+	Space              Space
+	Key                string
+	Value              []byte
+	ExpireIn, DeleteIn time.Duration // 0 = never
+}
+
+// Result is what an operation did.
+type Result struct {
+	Done     bool   // it changed the state
+	Revision uint64 // the revision of the change, if Done
+}
+
+// Batch is a log entry of operations. Member, Incarnation and Seq identify it:
+// however often it stands in the log, it is applied once. Low is the lowest Seq
+// that the proposer may yet repeat: Low <= Seq.
+type Batch struct {
+	Member      uint64
+	Incarnation uint64
+	Seq, Low    uint64
+	Ops         []Op
+}
+
+// Tick is a log entry that moves the replicated clock; the package doc of
+// store/replica says how. It counts only if Prev is the number of the last tick
+// that did. Nonce lets the proposer recognize it. 0 <= Lag <= Elapsed.
+type Tick struct {
+	Prev    uint64
+	Nonce   uint64
+	Elapsed time.Duration
+	Lag     time.Duration
+}
+
+// MaxOps is the greatest number of operations in a batch.
+const MaxOps = 1 << 14
+
+// ErrMalformed is returned for bytes that are no log entry.
+var ErrMalformed = errors.New("command: malformed log entry")
+
+// The first byte of a log entry.
+const (
+	typeBatch = 1
+	typeTick  = 2
+)
+
+// hasDeadlines is set in the byte of an operation's kind if its deadlines
+// follow.
+const hasDeadlines = 0x80
+
+// AppendBatchHeader begins a batch of n operations; n AppendOps must follow.
+func AppendBatchHeader(b []byte, batch Batch, n int) []byte {
+	b = append(b, typeBatch)
+	b = binary.AppendUvarint(b, batch.Member)
+	b = binary.AppendUvarint(b, batch.Incarnation)
+	b = binary.AppendUvarint(b, batch.Seq)
+	b = binary.AppendUvarint(b, batch.Low)
+	return binary.AppendUvarint(b, uint64(n))
+}
+
+// AppendOp appends one operation.
+func AppendOp(b []byte, op *Op) []byte {
+	kind := byte(op.Kind)
+	deadlines := op.ExpireIn != 0 || op.DeleteIn != 0
+	if deadlines {
+		kind |= hasDeadlines
+	}
+	b = append(b, kind, byte(op.Space))
+	b = binary.AppendUvarint(b, uint64(len(op.Key)))
+	b = append(b, op.Key...)
+	if op.Kind.hasValue() {
+		b = binary.AppendUvarint(b, uint64(len(op.Value)))
+		b = append(b, op.Value...)
+	}
+	if deadlines {
+		b = binary.AppendUvarint(b, uint64(op.ExpireIn))
+		b = binary.AppendUvarint(b, uint64(op.DeleteIn))
+	}
+	return b
+}
+
+// OpSize is an upper bound of the bytes that AppendOp appends.
+func OpSize(op *Op) int {
+	return 2 + 4*binary.MaxVarintLen64 + len(op.Key) + len(op.Value)
+}
+
+// AppendTick appends a tick, which is a log entry of its own.
+func AppendTick(b []byte, t Tick) []byte {
+	b = append(b, typeTick)
+	b = binary.AppendUvarint(b, t.Prev)
+	b = binary.AppendUvarint(b, t.Nonce)
+	b = binary.AppendUvarint(b, uint64(t.Elapsed))
+	return binary.AppendUvarint(b, uint64(t.Lag))
+}
+
+// Entry is a decoded log entry: a batch, or a tick if IsTick.
+type Entry struct {
+	IsTick bool
+	Tick   Tick
+	Batch  Batch
+}
+
+// Decode reads a log entry into e, whose Batch.Ops it reuses. The values alias
+// b; the keys do not.
+func Decode(b []byte, e *Entry) error {
+	d := decoder{b: b}
+	ops := e.Batch.Ops[:0]
+	*e = Entry{}
+	switch d.byte() {
+	case typeTick:
+		e.IsTick = true
+		e.Tick = Tick{
+			Prev:    d.uvarint(),
+			Nonce:   d.uvarint(),
+			Elapsed: d.duration(),
+			Lag:     d.duration(),
+		}
+		if e.Tick.Lag > e.Tick.Elapsed {
+			d.bad = true
+		}
+	case typeBatch:
+		e.Batch = Batch{
+			Member:      d.uvarint(),
+			Incarnation: d.uvarint(),
+			Seq:         d.uvarint(),
+			Low:         d.uvarint(),
+		}
+		n := d.uvarint()
+		if n > MaxOps || e.Batch.Low > e.Batch.Seq {
+			d.bad = true
+		}
+		for i := uint64(0); i < n && !d.bad; i++ {
+			ops = append(ops, d.op())
+		}
+	default:
+		d.bad = true
+	}
+	e.Batch.Ops = ops
+	if d.bad || len(d.b) != 0 {
+		e.Batch.Ops = ops[:0]
+		return ErrMalformed
+	}
+	return nil
+}
+
+func (k Kind) hasValue() bool {
+	return k == Set || k == SetIfUnset || k == CompareAndDelete
+}
+
+// decoder consumes b; once bad, it yields zeros.
+type decoder struct {
+	b   []byte
+	bad bool
+}
+
+func (d *decoder) op() Op {
+	kind := d.byte()
+	op := Op{
+		Kind:  Kind(kind &^ hasDeadlines),
+		Space: Space(d.byte()),
+	}
+	key := d.bytes(store.MaxKeySize)
+	if op.Kind.hasValue() {
+		op.Value = d.bytes(store.MaxValueSize)
+	}
+	if kind&hasDeadlines != 0 {
+		op.ExpireIn = d.duration()
+		op.DeleteIn = d.duration()
+		if op.ExpireIn == 0 && op.DeleteIn == 0 || op.Kind != Set && op.Kind != SetIfUnset {
+			d.bad = true
+		}
+	}
+	if op.Kind == 0 || op.Kind >= kinds || op.Space >= Spaces || len(key) == 0 {
+		d.bad = true
+	}
+	if !d.bad {
+		op.Key = string(key)
+	}
+	return op
+}
+
+func (d *decoder) byte() byte {
+	if len(d.b) == 0 {
+		d.bad = true
+		return 0
+	}
+	c := d.b[0]
+	d.b = d.b[1:]
+	return c
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	// A varint that ends in a zero byte says with more bytes what fewer say.
+	if n <= 0 || n > 1 && d.b[n-1] == 0 {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) duration() time.Duration {
+	v := d.uvarint()
+	if v > math.MaxInt64 {
+		d.bad = true
+		return 0
+	}
+	return time.Duration(v)
+}
+
+func (d *decoder) bytes(limit uint64) []byte {
+	n := d.uvarint()
+	if n > limit || n > uint64(len(d.b)) {
+		d.bad, d.b = true, nil
+		return nil
+	}
+	v := d.b[:n:n]
+	d.b = d.b[n:]
+	return v
+}

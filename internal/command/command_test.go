@@ -1,0 +1,149 @@
+package command
+
+import (
+	"bytes"
+	"math"
+	"testing"
+	"time"
+
+	"dkv/store"
+
+	"pgregory.net/rapid"
+)
+
+func genOp(t *rapid.T) Op {
+	op := Op{
+		Kind:  Kind(rapid.IntRange(1, int(kinds)-1).Draw(t, "kind")),
+		Space: Space(rapid.IntRange(0, int(Spaces)-1).Draw(t, "space")),
+		Key:   string(rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "key")),
+	}
+	if op.Kind.hasValue() {
+		op.Value = rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "value")
+	}
+	if op.Kind == Set || op.Kind == SetIfUnset {
+		op.ExpireIn = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "expire"))
+		op.DeleteIn = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "delete"))
+	}
+	return op
+}
+
+func appendBatch(b Batch) []byte {
+	out := AppendBatchHeader(nil, b, len(b.Ops))
+	for i := range b.Ops {
+		out = AppendOp(out, &b.Ops[i])
+	}
+	return out
+}
+
+func TestBatchReadsBackAsItWasWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := Batch{
+			Member:      rapid.Uint64().Draw(t, "member"),
+			Incarnation: rapid.Uint64().Draw(t, "incarnation"),
+			Seq:         rapid.Uint64().Draw(t, "seq"),
+		}
+		in.Low = rapid.Uint64Range(0, in.Seq).Draw(t, "low")
+		for range rapid.IntRange(0, 5).Draw(t, "n") {
+			in.Ops = append(in.Ops, genOp(t))
+		}
+		var e Entry
+		if err := Decode(appendBatch(in), &e); err != nil {
+			t.Fatal(err)
+		}
+		got := e.Batch
+		if e.IsTick || got.Member != in.Member || got.Incarnation != in.Incarnation ||
+			got.Seq != in.Seq || got.Low != in.Low || len(got.Ops) != len(in.Ops) {
+			t.Fatalf("got %+v, want %+v", got, in)
+		}
+		for i, op := range got.Ops {
+			want := in.Ops[i]
+			if op.Kind != want.Kind || op.Space != want.Space || op.Key != want.Key ||
+				!bytes.Equal(op.Value, want.Value) || op.ExpireIn != want.ExpireIn || op.DeleteIn != want.DeleteIn {
+				t.Fatalf("operation %d: got %+v, want %+v", i, op, want)
+			}
+			if size := OpSize(&want); len(AppendOp(nil, &want)) > size {
+				t.Fatalf("operation %d takes more than OpSize = %d bytes", i, size)
+			}
+		}
+	})
+}
+
+func TestTickReadsBackAsItWasWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := Tick{
+			Prev:    rapid.Uint64().Draw(t, "prev"),
+			Nonce:   rapid.Uint64().Draw(t, "nonce"),
+			Elapsed: time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "elapsed")),
+		}
+		in.Lag = time.Duration(rapid.Int64Range(0, int64(in.Elapsed)).Draw(t, "lag"))
+		var e Entry
+		if err := Decode(AppendTick(nil, in), &e); err != nil {
+			t.Fatal(err)
+		}
+		if !e.IsTick || e.Tick != in {
+			t.Fatalf("got %+v, want %+v", e, in)
+		}
+	})
+}
+
+func TestMalformedEntriesAreRefused(t *testing.T) {
+	good := appendBatch(Batch{Member: 1, Seq: 2, Low: 1, Ops: []Op{
+		{Kind: Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
+	}})
+	var e Entry
+	if err := Decode(good, &e); err != nil {
+		t.Fatal(err)
+	}
+	bad := map[string][]byte{
+		"empty":              nil,
+		"unknown type":       {99},
+		"trailing byte":      append(bytes.Clone(good), 0),
+		"low above seq":      appendBatch(Batch{Seq: 1, Low: 2}),
+		"too many":           AppendBatchHeader(nil, Batch{}, MaxOps+1),
+		"no kind":            appendBatch(Batch{Ops: []Op{{Key: "k"}}}),
+		"unknown kind":       appendBatch(Batch{Ops: []Op{{Kind: kinds, Key: "k"}}}),
+		"unknown space":      appendBatch(Batch{Ops: []Op{{Kind: Set, Space: Spaces, Key: "k"}}}),
+		"empty key":          appendBatch(Batch{Ops: []Op{{Kind: Set}}}),
+		"key too large":      appendBatch(Batch{Ops: []Op{{Kind: Delete, Key: string(make([]byte, store.MaxKeySize+1))}}}),
+		"negative duration":  appendBatch(Batch{Ops: []Op{{Kind: Set, Key: "k", ExpireIn: -1}}}),
+		"deadlines of other": appendBatch(Batch{Ops: []Op{{Kind: Delete, Key: "k", ExpireIn: 1}}}),
+		"lag above elapsed":  AppendTick(nil, Tick{Elapsed: 1, Lag: 2}),
+		"long varint":        {typeTick, 0x80, 0x00, 0, 0, 0},
+	}
+	for i := range good {
+		bad["cut at "+string(rune('0'+i%10))+" of "+string(rune('a'+i/10))] = good[:i]
+	}
+	for name, b := range bad {
+		if err := Decode(b, &e); err != ErrMalformed {
+			t.Errorf("%s: %v", name, err)
+		}
+		if len(e.Batch.Ops) != 0 {
+			t.Errorf("%s: operations left over", name)
+		}
+	}
+}
+
+// FuzzDecode: whatever is accepted is exactly what would have been written.
+func FuzzDecode(f *testing.F) {
+	f.Add(appendBatch(Batch{Member: 1, Incarnation: 7, Seq: 300, Low: 2, Ops: []Op{
+		{Kind: Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
+		{Kind: CompareAndDelete, Space: Locks, Key: "l", Value: []byte("owner")},
+		{Kind: Expire, Key: "e"},
+	}}))
+	f.Add(AppendTick(nil, Tick{Prev: 9, Nonce: 1 << 60, Elapsed: time.Hour, Lag: time.Second}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var e Entry
+		if err := Decode(b, &e); err != nil {
+			return
+		}
+		var again []byte
+		if e.IsTick {
+			again = AppendTick(nil, e.Tick)
+		} else {
+			again = appendBatch(e.Batch)
+		}
+		if !bytes.Equal(again, b) {
+			t.Fatalf("%x was read, %x is how it is written", b, again)
+		}
+	})
+}

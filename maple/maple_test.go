@@ -1,0 +1,245 @@
+package maple
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"dkv/internal/command"
+	"dkv/store"
+)
+
+func set(db *DB, key, value string, expireIn, deleteIn time.Duration) command.Result {
+	return db.Apply(&command.Op{Kind: command.Set, Key: key, Value: []byte(value), ExpireIn: expireIn, DeleteIn: deleteIn})
+}
+
+// TestViewHoldsWhileWritersGoOn has writers that always change two keys
+// together, first one, then the other: a view may never show the second ahead
+// of the first, nor change while it is open.
+func TestViewHoldsWhileWritersGoOn(t *testing.T) {
+	db := New(Options{Now: func() time.Duration { return 0 }})
+	const pairs = 8
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var writes atomic.Int64
+	for p := range pairs {
+		wg.Go(func() {
+			for n := uint64(1); ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				v := string(binary.BigEndian.AppendUint64(nil, n))
+				set(db, fmt.Sprint("first", p), v, 0, 0)
+				set(db, fmt.Sprint("second", p), v, 0, 0)
+				key := fmt.Sprint("coming and going", p, n%1000)
+				set(db, key, v, 0, 0)
+				db.Apply(&command.Op{Kind: command.Delete, Key: key})
+				writes.Add(4)
+			}
+		})
+	}
+	get := func(v *View, key string) uint64 {
+		e, ok := v.Get(command.Keys, key)
+		if !ok {
+			return 0
+		}
+		return binary.BigEndian.Uint64(e.Value)
+	}
+	for range 200 {
+		for before := writes.Load(); writes.Load() < before+100; {
+			time.Sleep(time.Microsecond)
+		}
+		a := db.View()
+		b := db.View()
+		sum := a.Checksum()
+		var saved bytes.Buffer
+		if err := a.Save(&saved); err != nil {
+			t.Fatal(err)
+		}
+		for p := range pairs {
+			first, second := get(a, fmt.Sprint("first", p)), get(a, fmt.Sprint("second", p))
+			if first != second && first != second+1 {
+				t.Errorf("a view shows %d and %d of one writer", first, second)
+			}
+		}
+		b.Release()
+		if a.Checksum() != sum {
+			t.Error("a view changed while it was open")
+		}
+		a.Release()
+		loaded, err := Load(&saved, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := loaded.Revision(); got != a.Revision() {
+			t.Errorf("loaded revision %d of %d", got, a.Revision())
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if n := db.versions.Load(); n != 0 {
+		t.Errorf("%d versions are kept for no view", n)
+	}
+}
+
+func TestConcurrentWritersGetDistinctRevisionsAndOneWins(t *testing.T) {
+	db := New(Options{Now: func() time.Duration { return 0 }})
+	const writers, keys = 8, 200
+	var won [keys]atomic.Int64
+	var seen sync.Map
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for k := range keys {
+				res := db.Apply(&command.Op{Kind: command.SetIfUnset, Key: fmt.Sprint(k), Value: []byte("v")})
+				if !res.Done {
+					continue
+				}
+				won[k].Add(1)
+				if _, twice := seen.LoadOrStore(res.Revision, k); twice {
+					t.Errorf("revision %d given twice", res.Revision)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for k := range won {
+		if n := won[k].Load(); n != 1 {
+			t.Errorf("%d writers set key %d", n, k)
+		}
+	}
+	if db.Revision() != keys {
+		t.Errorf("revision %d after %d changes", db.Revision(), keys)
+	}
+}
+
+func TestRenewingOneKeyForEverTakesNoMemory(t *testing.T) {
+	db := New(Options{Now: func() time.Duration { return 0 }})
+	for range 100_000 {
+		set(db, "session", "v", time.Hour, 2*time.Hour)
+	}
+	if n := len(db.expiry.heap); n > 4096 {
+		t.Fatalf("%d reminders for one key", n)
+	}
+}
+
+func TestLongestDurationsDoNotOverflow(t *testing.T) {
+	now := time.Duration(1 << 62)
+	db := New(Options{Now: func() time.Duration { return now }})
+	set(db, "k", "v", 1<<63-1, 1<<63-1)
+	now += time.Hour
+	if _, ok := db.Get(command.Keys, "k"); !ok {
+		t.Fatal("gone")
+	}
+	if n := db.Reap(10); n != 0 {
+		t.Fatal("reaped")
+	}
+}
+
+// filled returns a saved state that has some of everything.
+func filled(t testing.TB) (*DB, []byte) {
+	db := New(Options{})
+	for i := range 3000 {
+		set(db, fmt.Sprint("key", i), strings.Repeat("v", i%200), time.Duration(i%3)*time.Minute, time.Duration(i%4)*time.Hour)
+		if i%1000 == 999 {
+			db.Tick(time.Second, time.Millisecond)
+		}
+	}
+	db.Apply(&command.Op{Kind: command.Expire, Key: "key1"})
+	db.Apply(&command.Op{Kind: command.SetIfUnset, Space: command.Locks, Key: "key1", Value: []byte("me"), DeleteIn: time.Minute})
+	v := db.View()
+	defer v.Release()
+	return db, save(t, v)
+}
+
+func TestDamagedStreamIsRefusedAndNamesTheOffset(t *testing.T) {
+	_, good := filled(t)
+	if _, err := Load(bytes.NewReader(good), Options{}); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, b []byte) {
+		t.Helper()
+		_, err := Load(bytes.NewReader(b), Options{})
+		if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "offset") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for i := 0; i < len(good); i += 997 {
+		bad := bytes.Clone(good)
+		bad[i] ^= 1 << (i % 8)
+		check(fmt.Sprintf("bit flipped at %d", i), bad)
+		check(fmt.Sprintf("cut at %d", i), good[:i])
+	}
+	check("foreign file", []byte("#!/bin/sh\nexit 0\n"))
+	check("empty file", nil)
+	check("last block missing", good[:len(good)-8-3])
+}
+
+func TestLoadWithAClockLeavesTheTimeThatWasLeft(t *testing.T) {
+	now := 100 * time.Hour
+	old := New(Options{Now: func() time.Duration { return now }})
+	set(old, "k", "v", time.Minute, time.Hour)
+	set(old, "due", "v", time.Second, 0)
+	now += 10 * time.Second
+	v := old.View()
+	saved := save(t, v)
+	v.Release()
+
+	later := time.Second // another process, whose clock has just begun
+	db, err := Load(bytes.NewReader(saved), Options{Now: func() time.Duration { return later }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, ok := db.GetEntry(command.Keys, "k")
+	if !ok || e.ExpireIn != 50*time.Second || e.DeleteIn != time.Hour-10*time.Second {
+		t.Fatalf("%+v, %v", e, ok)
+	}
+	if e, ok := db.GetEntry(command.Keys, "due"); !ok || !e.Expired {
+		t.Fatalf("%+v, %v", e, ok)
+	}
+	if n := db.Reap(10); n != 1 {
+		t.Fatalf("reaped %d", n)
+	}
+}
+
+func TestInfoCountsWhatIsThere(t *testing.T) {
+	db, _ := filled(t)
+	var info store.Info
+	db.Info(&info)
+	if info.Keys != 3000 || info.Locks != 1 || info.Bytes == 0 {
+		t.Fatalf("%+v", info)
+	}
+}
+
+// FuzzLoad: whatever is accepted is saved and loaded again as the same state.
+func FuzzLoad(f *testing.F) {
+	_, good := filled(f)
+	f.Add(good)
+	small := New(Options{})
+	set(small, "k", "v", 1, 2)
+	v := small.View()
+	f.Add(save(f, v))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		db, err := Load(bytes.NewReader(b), Options{})
+		if err != nil {
+			return
+		}
+		v := db.View()
+		defer v.Release()
+		again, err := Load(bytes.NewReader(save(t, v)), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := again.View(); w.Checksum() != v.Checksum() {
+			t.Fatal("another checksum the second time")
+		}
+	})
+}

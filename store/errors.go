@@ -1,0 +1,145 @@
+package store
+
+import (
+	"errors"
+	"time"
+)
+
+// Kind says what became of an operation that failed.
+type Kind uint8
+
+const (
+	// KindNone is the kind of a nil error and of errors that are not dkv's.
+	KindNone Kind = iota
+	// KindNotApplied: the operation had no effect and never will. To try again
+	// is safe.
+	KindNotApplied
+	// KindUnknown: the operation may have had its effect, may have it yet, or
+	// may never. To try again may do it twice.
+	KindUnknown
+	// KindFinal: the operation had no effect, and trying again will not help.
+	KindFinal
+	// KindClosed: the store was closed and the operation had no effect.
+	KindClosed
+)
+
+func (k Kind) String() string {
+	switch k {
+	case KindNotApplied:
+		return "not applied"
+	case KindUnknown:
+		return "unknown"
+	case KindFinal:
+		return "final"
+	case KindClosed:
+		return "closed"
+	}
+	return "none"
+}
+
+// Error is the type of the sentinels below. What a store returns wraps one of
+// them: match it with errors.Is, or take its [KindOf].
+type Error struct {
+	code uint16
+	kind Kind
+	text string
+}
+
+func (e *Error) Error() string { return e.text }
+
+// Kind says what became of the operation.
+func (e *Error) Kind() Kind { return e.kind }
+
+// Code is the sentinel's stable number, by which it crosses a network.
+func (e *Error) Code() uint16 { return e.code }
+
+// The sentinels. Their codes are part of the network protocol: a code that has
+// been released is never given another meaning.
+var (
+	// ErrUnavailable is returned when the context ended before the store could
+	// take the operation up, for example because no quorum of members answers.
+	// Kind: not applied.
+	ErrUnavailable = sentinel(1, KindNotApplied, "dkv: unavailable, not applied")
+
+	// ErrBusy is returned when the context ended while the operation waited in
+	// a full queue. Kind: not applied.
+	ErrBusy = sentinel(2, KindNotApplied, "dkv: too busy, not applied")
+
+	// ErrUnknown is returned when the context ended, or the store was closed,
+	// after the operation was handed to the members and before it was known
+	// whether they took it. Kind: unknown.
+	ErrUnknown = sentinel(3, KindUnknown, "dkv: outcome unknown")
+
+	// ErrClosed is returned by every operation that begins after Close, and by
+	// those that Close kept from beginning. Kind: closed.
+	ErrClosed = sentinel(4, KindClosed, "dkv: closed")
+
+	// ErrEmptyKey is returned for the key "". Kind: final.
+	ErrEmptyKey = sentinel(5, KindFinal, "dkv: empty key")
+
+	// ErrKeyTooLarge is returned for a key longer than MaxKeySize. Kind: final.
+	ErrKeyTooLarge = sentinel(6, KindFinal, "dkv: key too large")
+
+	// ErrValueTooLarge is returned for a value longer than MaxValueSize. Kind:
+	// final.
+	ErrValueTooLarge = sentinel(7, KindFinal, "dkv: value too large")
+
+	// ErrBadDuration is returned for a negative duration, and for a lock's time
+	// to live that is not positive. Kind: final.
+	ErrBadDuration = sentinel(8, KindFinal, "dkv: bad duration")
+
+	// ErrBadOwner is returned for an owner that no lock ever had: the zero
+	// Owner, or text that is not an owner's. Kind: final.
+	ErrBadOwner = sentinel(9, KindFinal, "dkv: bad lock owner")
+
+	// ErrBadOptions is returned by Open for options that contradict themselves
+	// or the data directory; the text names each field and its fault. Kind:
+	// final.
+	ErrBadOptions = sentinel(10, KindFinal, "dkv: bad options")
+)
+
+var byCode = make(map[uint16]*Error)
+
+func sentinel(code uint16, kind Kind, text string) *Error {
+	if byCode[code] != nil {
+		panic("store: error code used twice")
+	}
+	e := &Error{code: code, kind: kind, text: text}
+	byCode[code] = e
+	return e
+}
+
+// ErrorOf returns the sentinel with that code, or nil.
+func ErrorOf(code uint16) *Error { return byCode[code] }
+
+// KindOf says what became of the operation that returned err.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.kind
+	}
+	return KindNone
+}
+
+// CheckKey returns the error that every operation returns for such a key.
+func CheckKey(key string) error {
+	switch {
+	case key == "":
+		return ErrEmptyKey
+	case len(key) > MaxKeySize:
+		return ErrKeyTooLarge
+	}
+	return nil
+}
+
+// CheckWrite returns the error that every write of such a key, value and
+// deadlines returns.
+func CheckWrite(key string, value []byte, expireIn, deleteIn time.Duration) error {
+	switch {
+	case len(value) > MaxValueSize:
+		return ErrValueTooLarge
+	case expireIn < 0 || deleteIn < 0:
+		return ErrBadDuration
+	}
+	return CheckKey(key)
+}

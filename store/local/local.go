@@ -1,0 +1,107 @@
+// Package local is a store in the memory of one process: a maple.DB that runs
+// on the process's monotonic clock. It has no files, no ports, and neither
+// goroutine nor timer while no key has a deadline.
+package local
+
+import (
+	"context"
+	"sync/atomic"
+
+	"dkv/internal/clock"
+	"dkv/internal/command"
+	"dkv/internal/ops"
+	"dkv/maple"
+	"dkv/store"
+)
+
+// Options says how a store works. The zero value is good for use.
+type Options struct {
+	Clock store.Clock // nil: the system's monotonic clock
+}
+
+// Store is a store.Store and a lock.Backend in memory.
+type Store struct {
+	ops.Writes
+	db     *maple.DB
+	reaper reaper
+	closed atomic.Bool
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open returns an empty store.
+func Open(opts Options) *Store {
+	if opts.Clock == nil {
+		opts.Clock = clock.System{}
+	}
+	s := &Store{db: maple.New(maple.Options{Now: opts.Clock.Now})}
+	s.Do = s.do
+	s.reaper.db = s.db
+	s.reaper.clock = opts.Clock
+	return s
+}
+
+// Close drops all that is stored. It may be called more than once.
+func (s *Store) Close() error {
+	if !s.closed.Swap(true) {
+		s.reaper.close()
+	}
+	return nil
+}
+
+func (s *Store) do(_ context.Context, op *command.Op) (command.Result, error) {
+	if s.closed.Load() {
+		return command.Result{}, store.ErrClosed
+	}
+	res := s.db.Apply(op)
+	if res.Done && (op.ExpireIn != 0 || op.DeleteIn != 0) {
+		s.reaper.arm()
+	}
+	return res, nil
+}
+
+// Get implements store.Store.
+func (s *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	if err := s.checkRead(ctx, key); err != nil {
+		return nil, false, err
+	}
+	value, ok := s.db.Get(command.Keys, key)
+	if !ok {
+		return nil, false, nil
+	}
+	return append(make([]byte, 0, len(value)), value...), true, nil
+}
+
+// GetEntry implements store.Store.
+func (s *Store) GetEntry(ctx context.Context, key string) (store.Entry, bool, error) {
+	if err := s.checkRead(ctx, key); err != nil {
+		return store.Entry{}, false, err
+	}
+	e, ok := s.db.Entry(key)
+	return e, ok, nil
+}
+
+// Has implements store.Store.
+func (s *Store) Has(ctx context.Context, key string) (bool, error) {
+	if err := s.checkRead(ctx, key); err != nil {
+		return false, err
+	}
+	return s.db.Has(command.Keys, key), nil
+}
+
+// Info implements store.Store.
+func (s *Store) Info(ctx context.Context) (store.Info, error) {
+	if s.closed.Load() {
+		return store.Info{}, store.ErrClosed
+	}
+	info := store.Info{Mode: "memory"}
+	s.db.Info(&info)
+	return info, ops.CheckContext(ctx)
+}
+
+func (s *Store) checkRead(ctx context.Context, key string) error {
+	if s.closed.Load() {
+		return store.ErrClosed
+	}
+	return ops.CheckRead(ctx, key)
+}

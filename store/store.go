@@ -1,0 +1,106 @@
+// Package store is the vocabulary of dkv: what a key-value store does
+// ([Store]), what it keeps ([Entry], [Revision]), what it tells of itself
+// ([Info]), what it accepts (the limits) and how it fails ([Error]). It holds
+// no implementation: those are in store/local (one process) and store/replica
+// (durable and replicated), and dkv.Open chooses between them.
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// Limits of what a store accepts. They are the same in every mode, so that a
+// program that works in memory works replicated.
+const (
+	// MaxKeySize is the greatest length of a key in bytes.
+	MaxKeySize = 4 << 10
+	// MaxValueSize is the greatest length of a value in bytes.
+	MaxValueSize = 8 << 20
+)
+
+// Store is a key-value store whose operations are linearizable: each takes
+// effect at one instant between its call and its return.
+//
+// A key is any non-empty string of up to [MaxKeySize] bytes; a value is up to
+// [MaxValueSize] bytes and may be empty. Slices that are passed in are copied,
+// slices that are returned belong to the caller.
+//
+// A key may carry two deadlines. At expireIn its value goes but the key stays:
+// Get does not find it, Has does. At deleteIn the key goes too. Both count from
+// the call, in real time, and never end early; 0 means never. An expireIn
+// beyond deleteIn is cut to deleteIn.
+//
+// Every operation ends when its context does. The error then says what became
+// of the operation; see [KindOf].
+type Store interface {
+	// Get returns the value of key. ok is false if there is no such key or its
+	// value has expired.
+	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
+
+	// GetEntry returns key with its value, revision and time left. ok is false
+	// if there is no such key; an expired key is found, without a value.
+	GetEntry(ctx context.Context, key string) (e Entry, ok bool, err error)
+
+	// Has tells whether key is there, be its value expired or not.
+	Has(ctx context.Context, key string) (bool, error)
+
+	// Set gives key a value without deadlines, whatever was there before.
+	Set(ctx context.Context, key string, value []byte) error
+
+	// SetE gives key a value and deadlines, whatever was there before.
+	SetE(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) error
+
+	// SetEIfUnset does what SetE does if Has(key) would be false, and tells
+	// whether it did. A key whose value has expired is set; one that was
+	// deleted, by a call or by its deadline, is unset.
+	SetEIfUnset(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) (set bool, err error)
+
+	// Expire makes the value of key expire now; its deletion deadline stays. It
+	// is no error if there is no such key.
+	Expire(ctx context.Context, key string) error
+
+	// Delete removes key. It is no error if there is no such key.
+	Delete(ctx context.Context, key string) error
+
+	// Info describes the store as this process sees it now, without asking
+	// other members.
+	Info(ctx context.Context) (Info, error)
+}
+
+// A Revision numbers the changes of one store. Each change, be it by a call or
+// by a deadline, gets the next one; none is ever used twice, not after a
+// restart, a failover or a restore. 0 stands for "none".
+type Revision uint64
+
+// Entry is one key as a store keeps it.
+type Entry struct {
+	Key      string
+	Value    []byte   // empty if Expired
+	Revision Revision // of the change that made this entry
+	Expired  bool     // the value has expired, the key is still there
+
+	// ExpireIn and DeleteIn are the times left, 0 for never. A key that was
+	// written a moment ago may show them whole: its time has not begun yet.
+	ExpireIn, DeleteIn time.Duration
+}
+
+// Info describes a store as one process sees it.
+type Info struct {
+	Mode     string   // "memory", "durable", "replicated" or "remote"
+	Revision Revision // of the last change that is visible here
+
+	Keys  int64 // keys that are there, expired ones included
+	Locks int64 // locks that are held
+	Bytes int64 // sum of the lengths of keys and values; their overhead is not in it
+
+	Views    int   // open views: snapshots and scans under way
+	Retained int64 // superseded versions that are kept for them
+
+	// The rest is zero in memory mode.
+
+	Node    string   // this member
+	Leader  string   // the member that leads as far as this one knows, or ""
+	Members []string // names of all members, sorted
+	Applied uint64   // index of the last log entry applied here
+}
