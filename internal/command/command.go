@@ -50,13 +50,15 @@ type Result struct {
 	Revision uint64 // the revision of the change, if Done
 }
 
-// Batch is a log entry of operations. Member, Incarnation and Seq identify it:
-// however often it stands in the log, it is applied once. Low is the lowest Seq
-// that the proposer may yet repeat: Low <= Seq.
+// Batch is a log entry of operations. Member, Incarnation, Slot and Seq identify
+// it: however often it stands in the log, it is applied once. In each slot the
+// proposer has one batch under way at a time, and Seq rises from one to the
+// next: Slot < MaxSlots, Seq > 0.
 type Batch struct {
 	Member      uint64
 	Incarnation uint64
-	Seq, Low    uint64
+	Slot        uint64
+	Seq         uint64
 	Ops         []Op
 }
 
@@ -70,8 +72,12 @@ type Tick struct {
 	Lag     time.Duration
 }
 
-// MaxOps is the greatest number of operations in a batch.
-const MaxOps = 1 << 14
+const (
+	// MaxOps is the greatest number of operations in a batch.
+	MaxOps = 1 << 14
+	// MaxSlots is the number of slots that one proposer may use.
+	MaxSlots = 8
+)
 
 // ErrMalformed is returned for bytes that are no log entry.
 var ErrMalformed = errors.New("command: malformed log entry")
@@ -91,8 +97,8 @@ func AppendBatchHeader(b []byte, batch Batch, n int) []byte {
 	b = append(b, typeBatch)
 	b = binary.AppendUvarint(b, batch.Member)
 	b = binary.AppendUvarint(b, batch.Incarnation)
+	b = binary.AppendUvarint(b, batch.Slot)
 	b = binary.AppendUvarint(b, batch.Seq)
-	b = binary.AppendUvarint(b, batch.Low)
 	return binary.AppendUvarint(b, uint64(n))
 }
 
@@ -160,11 +166,11 @@ func Decode(b []byte, e *Entry) error {
 		e.Batch = Batch{
 			Member:      d.uvarint(),
 			Incarnation: d.uvarint(),
+			Slot:        d.uvarint(),
 			Seq:         d.uvarint(),
-			Low:         d.uvarint(),
 		}
 		n := d.uvarint()
-		if n > MaxOps || e.Batch.Low > e.Batch.Seq {
+		if n > MaxOps || e.Batch.Slot >= MaxSlots || e.Batch.Seq == 0 {
 			d.bad = true
 		}
 		for i := uint64(0); i < n && !d.bad; i++ {

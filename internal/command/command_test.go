@@ -40,9 +40,9 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 		in := Batch{
 			Member:      rapid.Uint64().Draw(t, "member"),
 			Incarnation: rapid.Uint64().Draw(t, "incarnation"),
-			Seq:         rapid.Uint64().Draw(t, "seq"),
+			Slot:        rapid.Uint64Range(0, MaxSlots-1).Draw(t, "slot"),
+			Seq:         rapid.Uint64Min(1).Draw(t, "seq"),
 		}
-		in.Low = rapid.Uint64Range(0, in.Seq).Draw(t, "low")
 		for range rapid.IntRange(0, 5).Draw(t, "n") {
 			in.Ops = append(in.Ops, genOp(t))
 		}
@@ -52,7 +52,7 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 		}
 		got := e.Batch
 		if e.IsTick || got.Member != in.Member || got.Incarnation != in.Incarnation ||
-			got.Seq != in.Seq || got.Low != in.Low || len(got.Ops) != len(in.Ops) {
+			got.Slot != in.Slot || got.Seq != in.Seq || len(got.Ops) != len(in.Ops) {
 			t.Fatalf("got %+v, want %+v", got, in)
 		}
 		for i, op := range got.Ops {
@@ -87,7 +87,7 @@ func TestTickReadsBackAsItWasWritten(t *testing.T) {
 }
 
 func TestMalformedEntriesAreRefused(t *testing.T) {
-	good := appendBatch(Batch{Member: 1, Seq: 2, Low: 1, Ops: []Op{
+	good := appendBatch(Batch{Member: 1, Slot: 1, Seq: 2, Ops: []Op{
 		{Kind: Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
 	}})
 	var e Entry
@@ -98,15 +98,16 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		"empty":              nil,
 		"unknown type":       {99},
 		"trailing byte":      append(bytes.Clone(good), 0),
-		"low above seq":      appendBatch(Batch{Seq: 1, Low: 2}),
-		"too many":           AppendBatchHeader(nil, Batch{}, MaxOps+1),
-		"no kind":            appendBatch(Batch{Ops: []Op{{Key: "k"}}}),
-		"unknown kind":       appendBatch(Batch{Ops: []Op{{Kind: kinds, Key: "k"}}}),
-		"unknown space":      appendBatch(Batch{Ops: []Op{{Kind: Set, Space: Spaces, Key: "k"}}}),
-		"empty key":          appendBatch(Batch{Ops: []Op{{Kind: Set}}}),
-		"key too large":      appendBatch(Batch{Ops: []Op{{Kind: Delete, Key: string(make([]byte, store.MaxKeySize+1))}}}),
-		"negative duration":  appendBatch(Batch{Ops: []Op{{Kind: Set, Key: "k", ExpireIn: -1}}}),
-		"deadlines of other": appendBatch(Batch{Ops: []Op{{Kind: Delete, Key: "k", ExpireIn: 1}}}),
+		"no sequence number": appendBatch(Batch{}),
+		"unknown slot":       appendBatch(Batch{Seq: 1, Slot: MaxSlots}),
+		"too many":           AppendBatchHeader(nil, Batch{Seq: 1}, MaxOps+1),
+		"no kind":            appendBatch(Batch{Seq: 1, Ops: []Op{{Key: "k"}}}),
+		"unknown kind":       appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: kinds, Key: "k"}}}),
+		"unknown space":      appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Set, Space: Spaces, Key: "k"}}}),
+		"empty key":          appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Set}}}),
+		"key too large":      appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Delete, Key: string(make([]byte, store.MaxKeySize+1))}}}),
+		"negative duration":  appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Set, Key: "k", ExpireIn: -1}}}),
+		"deadlines of other": appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Delete, Key: "k", ExpireIn: 1}}}),
 		"lag above elapsed":  AppendTick(nil, Tick{Elapsed: 1, Lag: 2}),
 		"long varint":        {typeTick, 0x80, 0x00, 0, 0, 0},
 	}
@@ -125,7 +126,7 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 
 // FuzzDecode: whatever is accepted is exactly what would have been written.
 func FuzzDecode(f *testing.F) {
-	f.Add(appendBatch(Batch{Member: 1, Incarnation: 7, Seq: 300, Low: 2, Ops: []Op{
+	f.Add(appendBatch(Batch{Member: 1, Incarnation: 7, Slot: 2, Seq: 300, Ops: []Op{
 		{Kind: Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
 		{Kind: CompareAndDelete, Space: Locks, Key: "l", Value: []byte("owner")},
 		{Kind: Expire, Key: "e"},

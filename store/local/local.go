@@ -105,3 +105,11 @@ func (s *Store) checkRead(ctx context.Context, key string) error {
 	}
 	return ops.CheckRead(ctx, key)
 }
+
+// Ready returns at once: a store in memory waits for nobody.
+func (s *Store) Ready(ctx context.Context) error {
+	if s.closed.Load() {
+		return store.ErrClosed
+	}
+	return ops.CheckContext(ctx)
+}

@@ -1,0 +1,144 @@
+// Package dkv is a key-value store and lock service that lives inside a Go
+// program: in its memory, durable on its disk, or replicated by Raft among the
+// processes that embed it, with no server beside them. [Open] decides which by
+// its [Options]; the code that uses the [DB] stays the same.
+//
+//	db, err := dkv.Open(dkv.Options{})                     // in memory
+//	db, err := dkv.Open(dkv.Options{Dir: "/var/lib/app"})  // durable
+//	db, err := dkv.Open(dkv.Options{                       // replicated
+//		Dir:  "/var/lib/app",
+//		Node: "a",
+//		Members: map[string]string{
+//			"a": "10.0.0.1:7001", "b": "10.0.0.2:7001", "c": "10.0.0.3:7001",
+//		},
+//	})
+//
+// All operations are linearizable, on every member. An acknowledged write of a
+// durable or replicated store is on the disks of a majority. The error of an
+// operation says what became of it: [KindOf] tells "not applied", "unknown",
+// "final" and "closed" apart.
+//
+// The Raft port trusts whoever reaches it: it belongs on a network of the
+// members' own.
+package dkv
+
+import (
+	"context"
+
+	"dkv/lock"
+	"dkv/store"
+	"dkv/store/local"
+	"dkv/store/replica"
+)
+
+// DB is a store ([store.Store]) and its locks ([lock.Locker]). Its methods may
+// be called from any goroutine.
+type DB struct {
+	backend
+	*lock.Locker
+}
+
+// backend is what stands behind a DB.
+type backend interface {
+	store.Store
+	lock.Backend
+	Ready(ctx context.Context) error
+	Close() error
+}
+
+// Open starts what the options ask for. It does not wait for peers: operations
+// do, as long as their context lets them; see [DB.Ready].
+//
+// It fails with [ErrBadOptions] if the options contradict themselves, each
+// other or what is in the data directory, and names every fault. Nothing is left
+// running then.
+func Open(opts Options) (*DB, error) {
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	b, err := opts.open()
+	if err != nil {
+		return nil, err
+	}
+	return &DB{b, lock.New(b)}, nil
+}
+
+func (o Options) open() (backend, error) {
+	if o.Dir == "" {
+		return local.Open(local.Options{Clock: o.Clock}), nil
+	}
+	return replica.Open(replica.Options{
+		Dir:           o.Dir,
+		Node:          o.Node,
+		Members:       o.Members,
+		Logger:        o.Logger,
+		Clock:         o.Clock,
+		SnapshotBytes: o.SnapshotBytes,
+	})
+}
+
+// Checksum is a hash of a replica's state after one log entry: members that have
+// applied the same entries have the same.
+type Checksum = replica.Checksum
+
+// Checksum hashes the state as it is on this member now, without asking the
+// others. It reads all of the state. ok is false in memory mode.
+func (db *DB) Checksum() (sum Checksum, ok bool) {
+	if r, isReplica := db.backend.(*replica.Store); isReplica {
+		return r.Checksum(), true
+	}
+	return Checksum{}, false
+}
+
+// Names from package store, so that most programs need no other import.
+type (
+	Store    = store.Store
+	Entry    = store.Entry
+	Revision = store.Revision
+	Info     = store.Info
+	Kind     = store.Kind
+	Owner    = lock.Owner
+)
+
+// The limits of what a store accepts.
+const (
+	MaxKeySize   = store.MaxKeySize
+	MaxValueSize = store.MaxValueSize
+)
+
+// LockForever is the time to live of a lock that ends only with Release.
+const LockForever = lock.Forever
+
+// The kinds of errors, see [KindOf].
+const (
+	KindNone       = store.KindNone
+	KindNotApplied = store.KindNotApplied
+	KindUnknown    = store.KindUnknown
+	KindFinal      = store.KindFinal
+	KindClosed     = store.KindClosed
+)
+
+// The errors that operations return, to be matched with errors.Is. Package store
+// says of each when it is returned.
+var (
+	ErrUnavailable   error = store.ErrUnavailable
+	ErrBusy          error = store.ErrBusy
+	ErrUnknown       error = store.ErrUnknown
+	ErrClosed        error = store.ErrClosed
+	ErrEmptyKey      error = store.ErrEmptyKey
+	ErrKeyTooLarge   error = store.ErrKeyTooLarge
+	ErrValueTooLarge error = store.ErrValueTooLarge
+	ErrBadDuration   error = store.ErrBadDuration
+	ErrBadOwner      error = store.ErrBadOwner
+	ErrBadOptions    error = store.ErrBadOptions
+)
+
+// ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.
+var ErrCloseTimeout = replica.ErrCloseTimeout
+
+// KindOf says what became of the operation that returned err.
+func KindOf(err error) Kind { return store.KindOf(err) }
+
+// ParseOwner reads what [Owner.String] wrote.
+func ParseOwner(s string) (Owner, error) { return lock.ParseOwner(s) }
+

@@ -1,0 +1,353 @@
+package replica
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"dkv/internal/command"
+	"dkv/internal/ops"
+	"dkv/store"
+)
+
+// Bounds of what waits and of what is under way. Two batches in flight keep the
+// log busy while the results of one are handed out; with more, batches get
+// smaller and there are more of them to sync to disk.
+const (
+	slots         = 2
+	maxQueueOps   = 1 << 16
+	maxQueueBytes = 64 << 20
+	maxBatchBytes = 1 << 20 // one operation may be larger
+)
+
+// batcher gathers the operations of all goroutines into log entries. Each of its
+// slots has one batch under way; all that waits when a slot becomes free is its
+// next batch, so the busier the store is, the larger the batches are.
+type batcher struct {
+	member, incarnation uint64
+
+	// propose tries once to get an entry applied. It returns when that has
+	// happened, when it is certain that this attempt had no effect, when it has
+	// taken too long, or when settled or stopping is closed.
+	propose func(entry []byte, settled <-chan struct{}) proposal
+
+	stopping chan struct{} // closed when nothing more is to be proposed
+	workers  sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		queue  []*call
+		bytes  int           // of the calls in queue
+		filled chan struct{} // closed and replaced when something is queued or the batcher closes
+		drawn  chan struct{} // closed and replaced when something leaves the queue
+		closed bool
+		flying [slots]*flight
+	}
+}
+
+// proposal is what came of proposing an entry.
+type proposal uint8
+
+const (
+	proposalApplied proposal = iota // it was applied here, and applied was called
+	proposalDropped                 // this attempt had no effect
+	proposalLost                    // unknown
+)
+
+// call is one operation that waits for its result.
+type call struct {
+	op   []byte        // encoded
+	done chan struct{} // receives when res and err are set
+	res  command.Result
+	err  error
+
+	// Under batcher.mu.
+	flight  *flight // nil while it is queued
+	givenUp bool    // nobody waits for it any longer
+}
+
+// flight is a batch under way. What can change is under batcher.mu.
+type flight struct {
+	seq     uint64
+	calls   []*call
+	waiting int           // calls that are not given up
+	exposed bool          // an attempt may have had its effect, or have it yet
+	over    bool          // the calls have their results, or nobody waits for them
+	settled chan struct{} // closed when over
+}
+
+var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+
+func (b *batcher) init(member, incarnation uint64) {
+	b.member, b.incarnation = member, incarnation
+	b.stopping = make(chan struct{})
+	b.mu.filled = make(chan struct{})
+	b.mu.drawn = make(chan struct{})
+}
+
+func (b *batcher) start() {
+	for slot := range uint64(slots) {
+		b.workers.Go(func() { b.work(slot) })
+	}
+}
+
+// do queues an operation and waits for its result or the end of ctx.
+func (b *batcher) do(ctx context.Context, op *command.Op) (command.Result, error) {
+	c := calls.Get().(*call)
+	c.op = command.AppendOp(c.op[:0], op)
+	if err := b.enqueue(ctx, c); err != nil {
+		calls.Put(c)
+		return command.Result{}, err
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		if err := b.giveUp(ctx, c); err != nil {
+			return command.Result{}, err // c may yet be written to: it is not reused
+		}
+		<-c.done
+	}
+	res, err := c.res, c.err
+	*c = call{op: c.op, done: c.done}
+	if cap(c.op) <= maxBatchBytes {
+		calls.Put(c)
+	}
+	return res, err
+}
+
+func (b *batcher) enqueue(ctx context.Context, c *call) error {
+	for {
+		b.mu.Lock()
+		if b.mu.closed {
+			b.mu.Unlock()
+			return store.ErrClosed
+		}
+		if len(b.mu.queue) == 0 || len(b.mu.queue) < maxQueueOps && b.mu.bytes+len(c.op) <= maxQueueBytes {
+			b.mu.queue = append(b.mu.queue, c)
+			b.mu.bytes += len(c.op)
+			if len(b.mu.queue) == 1 {
+				b.wakeLocked()
+			}
+			b.mu.Unlock()
+			return nil
+		}
+		drawn := b.mu.drawn
+		b.mu.Unlock()
+		select {
+		case <-drawn:
+		case <-ctx.Done():
+			return ops.Ended(store.ErrBusy, ctx)
+		}
+	}
+}
+
+// giveUp stops waiting for c. It returns nil if the result is there after all.
+func (b *batcher) giveUp(ctx context.Context, c *call) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := c.flight
+	switch {
+	case f == nil:
+		c.givenUp = true // take leaves it out
+		return ops.Ended(store.ErrUnavailable, ctx)
+	case f.over:
+		return nil
+	}
+	c.givenUp = true
+	if f.waiting--; f.waiting == 0 {
+		f.endLocked()
+		if !f.exposed {
+			return ops.Ended(store.ErrUnavailable, ctx)
+		}
+	}
+	return ops.Ended(store.ErrUnknown, ctx)
+}
+
+// work takes the batches of one slot through the log, one after the other.
+func (b *batcher) work(slot uint64) {
+	var entry []byte
+	for seq := uint64(1); ; seq++ {
+		f := b.take(slot, seq)
+		if f == nil {
+			return
+		}
+		entry = command.AppendBatchHeader(entry[:0], command.Batch{
+			Member:      b.member,
+			Incarnation: b.incarnation,
+			Slot:        slot,
+			Seq:         seq,
+		}, len(f.calls))
+		for _, c := range f.calls {
+			entry = append(entry, c.op...)
+		}
+		b.fly(f, entry)
+		if cap(entry) > 2*maxBatchBytes {
+			entry = nil
+		}
+	}
+}
+
+// take waits until something is queued and makes a batch of it. It returns nil
+// when the batcher is closed and the queue is empty.
+func (b *batcher) take(slot, seq uint64) *flight {
+	for {
+		b.mu.Lock()
+		if len(b.mu.queue) > 0 {
+			f := b.takeLocked(seq)
+			b.mu.flying[slot] = f
+			b.mu.Unlock()
+			if f.waiting == 0 {
+				continue // all had been given up
+			}
+			return f
+		}
+		if b.mu.closed {
+			b.mu.Unlock()
+			return nil
+		}
+		filled := b.mu.filled
+		b.mu.Unlock()
+		<-filled
+	}
+}
+
+func (b *batcher) takeLocked(seq uint64) *flight {
+	f := &flight{seq: seq, settled: make(chan struct{})}
+	taken, bytes := 0, 0
+	for _, c := range b.mu.queue {
+		if !c.givenUp {
+			if f.waiting == command.MaxOps || f.waiting > 0 && bytes+len(c.op) > maxBatchBytes {
+				break
+			}
+			c.flight = f
+			f.calls = append(f.calls, c)
+			f.waiting++
+			bytes += len(c.op)
+		}
+		b.mu.bytes -= len(c.op)
+		taken++
+	}
+	rest := copy(b.mu.queue, b.mu.queue[taken:])
+	clear(b.mu.queue[rest:])
+	b.mu.queue = b.mu.queue[:rest]
+	close(b.mu.drawn)
+	b.mu.drawn = make(chan struct{})
+	if rest > 0 {
+		b.wakeLocked() // there is work for another slot
+	}
+	return f
+}
+
+func (b *batcher) wakeLocked() {
+	close(b.mu.filled)
+	b.mu.filled = make(chan struct{})
+}
+
+// fly proposes a batch, again and again under the same identity, until its
+// results are known, nobody waits for them any longer, or the store stops.
+func (b *batcher) fly(f *flight, entry []byte) {
+	const pause = 5 * time.Millisecond
+	lost := false
+	for b.expose(f, true) {
+		switch b.propose(entry, f.settled) {
+		case proposalApplied:
+			// If it has no results by now, the state machine has refused it:
+			// a process with a later incarnation runs on a copy of this
+			// directory.
+			b.settle(f, func(_ int, c *call) { c.err = store.ErrUnknown })
+			return
+		case proposalDropped:
+			b.expose(f, lost)
+		case proposalLost:
+			lost = true
+		}
+		select {
+		case <-f.settled:
+			return
+		case <-b.stopping:
+			err := store.ErrClosed
+			if lost {
+				err = store.ErrUnknown
+			}
+			b.settle(f, func(_ int, c *call) { c.err = err })
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// expose records whether the batch may have had its effect, unless it is over.
+func (b *batcher) expose(f *flight, exposed bool) (goOn bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f.exposed = exposed
+	return !f.over
+}
+
+// applied is called by the state machine for each batch of this incarnation in
+// the log, also for one that it answers for the second time.
+func (b *batcher) applied(slot, seq uint64, results []command.Result, ok bool) {
+	b.mu.Lock()
+	f := b.mu.flying[slot]
+	b.mu.Unlock()
+	if f != nil && f.seq == seq && ok {
+		b.settle(f, func(i int, c *call) { c.res = results[i] })
+	}
+}
+
+// settle ends a flight and lets its calls go on, each with what set gives it.
+func (b *batcher) settle(f *flight, set func(int, *call)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f.over {
+		return
+	}
+	for i, c := range f.calls {
+		set(i, c)
+		c.done <- struct{}{}
+	}
+	f.endLocked()
+}
+
+func (f *flight) endLocked() {
+	f.over = true
+	f.calls = nil
+	close(f.settled)
+}
+
+// close keeps new operations out, waits until those that it has let in are done
+// or patience is closed, and stops.
+func (b *batcher) close(patience <-chan struct{}) {
+	b.mu.Lock()
+	b.mu.closed = true
+	b.wakeLocked()
+	b.mu.Unlock()
+
+	drained := make(chan struct{})
+	go func() {
+		b.workers.Wait()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+	case <-patience:
+		b.failQueued()
+	}
+	close(b.stopping)
+	<-drained
+}
+
+func (b *batcher) failQueued() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	// A flight that has ended stands for those that never got one.
+	over := &flight{over: true}
+	for _, c := range b.mu.queue {
+		if !c.givenUp {
+			c.flight = over
+			c.err = store.ErrClosed
+			c.done <- struct{}{}
+		}
+	}
+	b.mu.queue, b.mu.bytes = nil, 0
+}

@@ -1,0 +1,167 @@
+package replica
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"dkv/store"
+
+	"github.com/gofrs/flock"
+)
+
+// A data directory holds
+//
+//	LOCK           held by the process that has the directory open
+//	IDENTITY.json  what the directory is, see identity
+//	raft/          Dragonboat's
+const (
+	lockFile     = "LOCK"
+	identityFile = "IDENTITY.json"
+	raftDir      = "raft"
+
+	identityFormat = 1
+)
+
+// identity says which member of which group the data in a directory is.
+type identity struct {
+	Format  int               `json:"format"`
+	Node    string            `json:"node"`
+	Members map[string]string `json:"members"`
+
+	// Incarnation counts the times that the directory was opened, so that no
+	// two processes that propose to the group are ever taken for one.
+	Incarnation uint64 `json:"incarnation"`
+}
+
+// directory is a data directory that this process has open.
+type directory struct {
+	path     string
+	identity identity
+	fresh    bool // it was made by this Open
+	lock     *flock.Flock
+}
+
+// openDirectory makes or opens the data directory of a member and takes it for
+// this process. Its errors are of the kind final; they name the field of
+// Options that is at fault.
+func openDirectory(opts Options) (*directory, error) {
+	path, err := filepath.Abs(opts.Dir)
+	if err != nil {
+		return nil, badDir(opts.Dir, err)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, badDir(opts.Dir, err)
+	}
+	d := &directory{path: path, lock: flock.New(filepath.Join(path, lockFile), flock.SetPermissions(0o600))}
+	switch locked, err := d.lock.TryLock(); {
+	case err != nil:
+		return nil, badDir(opts.Dir, err)
+	case !locked:
+		return nil, badDir(opts.Dir, errors.New("in use by another store"))
+	}
+	if err := d.identify(opts); err != nil {
+		d.close()
+		return nil, badDir(opts.Dir, err)
+	}
+	return d, nil
+}
+
+func badDir(dir string, err error) error {
+	return fmt.Errorf("%w: Dir %q: %w", store.ErrBadOptions, dir, err)
+}
+
+func (d *directory) close() { d.lock.Close() }
+
+func (d *directory) join(name string) string { return filepath.Join(d.path, name) }
+
+// identify reads the directory's identity, or gives it one, and begins a new
+// incarnation.
+func (d *directory) identify(opts Options) error {
+	want := identity{Format: identityFormat, Node: opts.Node, Members: opts.Members}
+	data, err := os.ReadFile(d.join(identityFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Lstat(d.join(raftDir)); err == nil {
+			return fmt.Errorf("%s is missing beside %s", identityFile, raftDir)
+		}
+		d.identity, d.fresh = want, true
+	case err != nil:
+		return err
+	default:
+		if err := json.Unmarshal(data, &d.identity); err != nil {
+			return fmt.Errorf("%s is damaged: %w", identityFile, err)
+		}
+		if err := d.identity.check(want); err != nil {
+			return err
+		}
+	}
+	d.identity.Incarnation++
+	data, err = json.MarshalIndent(d.identity, "", "\t")
+	if err != nil {
+		return err
+	}
+	return writeFile(d.join(identityFile), append(data, '\n'))
+}
+
+// check tells what is different between what a directory is and what it is
+// opened as.
+func (id identity) check(want identity) error {
+	var faults []string
+	if id.Format != want.Format {
+		faults = append(faults, fmt.Sprintf("it has format %d, this version knows format %d", id.Format, want.Format))
+	}
+	if id.Node != want.Node {
+		faults = append(faults, fmt.Sprintf("it belongs to Node %q, not %q", id.Node, want.Node))
+	}
+	if !maps.Equal(id.Members, want.Members) {
+		faults = append(faults, fmt.Sprintf("it belongs to Members %s, not %s", memberList(id.Members), memberList(want.Members)))
+	}
+	if faults == nil {
+		return nil
+	}
+	return errors.New(strings.Join(faults, "; "))
+}
+
+func memberList(members map[string]string) string {
+	if len(members) == 0 {
+		return "none"
+	}
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		out = append(out, name+"="+members[name])
+	}
+	return strings.Join(out, ",")
+}
+
+// writeFile replaces a file so that a crash leaves the old one or the new one.
+func writeFile(path string, data []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

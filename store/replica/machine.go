@@ -1,0 +1,220 @@
+package replica
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dkv/internal/command"
+	"dkv/maple"
+
+	"github.com/cespare/xxhash/v2"
+	sm "github.com/lni/dragonboat/v4/statemachine"
+)
+
+// How many deadlines one log entry carries out at most. What is left is carried
+// out by later entries; readers see no difference. The numbers are part of what
+// the replicas agree on: all must use the same.
+const (
+	reapPerTick  = 8192
+	reapPerBatch = 64
+)
+
+// The first half of a log entry's result.
+const (
+	resultOK = iota
+	resultMalformed
+)
+
+// machine is the replicated state, and Dragonboat's view of it. What it holds
+// after log index i is a function of the log up to i alone.
+//
+// Dragonboat calls Update, PrepareSnapshot, RecoverFromSnapshot and Close one at
+// a time. mu is there for checksum, which is called beside them.
+type machine struct {
+	store *Store
+	mu    sync.Mutex // guards what is not atomic
+
+	// db is replaced as a whole when a snapshot is recovered, so that readers
+	// beside Update see either state and no mixture.
+	db       atomic.Pointer[maple.DB]
+	ticks    uint64 // ticks that counted
+	sessions sessions
+
+	applied atomic.Uint64 // index of the last entry that reached Update
+
+	entry command.Entry // reused
+}
+
+var _ sm.IConcurrentStateMachine = (*machine)(nil)
+
+func newMachine(s *Store) *machine {
+	m := &machine{store: s, sessions: make(sessions)}
+	m.db.Store(maple.New(maple.Options{}))
+	return m
+}
+
+// Update applies log entries.
+func (m *machine) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	bytes := 0
+	for i := range entries {
+		entries[i].Result = m.apply(entries[i].Cmd)
+		m.applied.Store(entries[i].Index)
+		bytes += len(entries[i].Cmd)
+	}
+	m.store.ticker.applied(m)
+	m.store.snapshotter.applied(bytes)
+	return entries, nil
+}
+
+func (m *machine) apply(cmd []byte) sm.Result {
+	if err := command.Decode(cmd, &m.entry); err != nil {
+		// Every replica refuses the same bytes. A newer member's entry that
+		// this version does not know is refused by all of this version.
+		return sm.Result{Value: resultMalformed}
+	}
+	db := m.db.Load()
+	if m.entry.IsTick {
+		m.applyTick(db, m.entry.Tick)
+		return sm.Result{}
+	}
+	b := &m.entry.Batch
+	results, ok := m.sessions.apply(db, b)
+	db.Reap(reapPerBatch)
+	if b.Member == m.store.member && b.Incarnation == m.store.incarnation {
+		m.store.batcher.applied(b.Slot, b.Seq, results, ok)
+	}
+	return sm.Result{}
+}
+
+func (m *machine) applyTick(db *maple.DB, t command.Tick) {
+	if t.Prev != m.ticks {
+		return // another tick came first: the time that this one measured is in it
+	}
+	m.ticks++
+	db.Tick(t.Elapsed, t.Lag)
+	db.Reap(reapPerTick)
+	m.store.ticker.counted(m.ticks, t.Nonce, time.Duration(db.Now()))
+}
+
+// Lookup is not used: readers take the DB after a read barrier.
+func (m *machine) Lookup(any) (any, error) { return nil, nil }
+
+// Close has nothing to release.
+func (m *machine) Close() error { return nil }
+
+// frozen is the state at one index.
+type frozen struct {
+	view     *maple.View
+	ticks    uint64
+	sessions sessions
+	applied  uint64
+}
+
+// PrepareSnapshot freezes the state in constant time.
+func (m *machine) PrepareSnapshot() (any, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.freezeLocked(), nil
+}
+
+func (m *machine) freezeLocked() *frozen {
+	return &frozen{
+		view:     m.db.Load().View(),
+		ticks:    m.ticks,
+		sessions: m.sessions.clone(),
+		applied:  m.applied.Load(),
+	}
+}
+
+// Checksum is a hash of the state after one log entry. Members that have applied
+// the same entries have equal checksums.
+type Checksum struct {
+	Index uint64 // of the last entry that is in it
+	Sum   uint64
+}
+
+func (m *machine) checksum() Checksum {
+	m.mu.Lock()
+	f := m.freezeLocked()
+	m.mu.Unlock()
+	defer f.view.Release()
+	b := binary.AppendUvarint(nil, f.ticks)
+	b = binary.LittleEndian.AppendUint64(b, f.view.Checksum())
+	for _, member := range slices.Sorted(maps.Keys(f.sessions)) {
+		b = f.sessions[member].append(b, member)
+	}
+	return Checksum{Index: f.applied, Sum: xxhash.Sum64(b)}
+}
+
+// SaveSnapshot writes a frozen state. An error other than the two that
+// Dragonboat knows would end the process, so a snapshot that cannot be written,
+// for want of room on the disk for example, is given up: the log is still there.
+func (m *machine) SaveSnapshot(state any, w io.Writer, _ sm.ISnapshotFileCollection, stop <-chan struct{}) error {
+	f := state.(*frozen)
+	defer f.view.Release()
+	if err := f.save(stoppable{w: w, stop: stop}); err != nil {
+		select {
+		case <-stop:
+			return sm.ErrSnapshotStopped
+		default:
+		}
+		m.store.log.Warn("snapshot given up", "err", err)
+		return sm.ErrSnapshotAborted
+	}
+	return nil
+}
+
+// RecoverFromSnapshot replaces the state by a saved one. If that is damaged, the
+// error ends the process, as Dragonboat has it: the member has lost its data.
+func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-chan struct{}) error {
+	f, db, err := load(stoppable{r: r, stop: stop})
+	if err != nil {
+		select {
+		case <-stop:
+			return sm.ErrSnapshotStopped
+		default:
+		}
+		return fmt.Errorf("dkv: recover snapshot: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ticks = f.ticks
+	m.sessions = f.sessions
+	m.applied.Store(f.applied)
+	m.db.Store(db)
+	m.store.ticker.recovered(m)
+	return nil
+}
+
+// stoppable is a reader or writer that fails once stop is closed.
+type stoppable struct {
+	r    io.Reader
+	w    io.Writer
+	stop <-chan struct{}
+}
+
+func (s stoppable) Write(p []byte) (int, error) {
+	select {
+	case <-s.stop:
+		return 0, sm.ErrSnapshotStopped
+	default:
+		return s.w.Write(p)
+	}
+}
+
+func (s stoppable) Read(p []byte) (int, error) {
+	select {
+	case <-s.stop:
+		return 0, sm.ErrSnapshotStopped
+	default:
+		return s.r.Read(p)
+	}
+}

@@ -1,0 +1,361 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"dkv/internal/clock"
+	"dkv/internal/command"
+	"dkv/internal/ops"
+	"dkv/maple"
+	"dkv/store"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+)
+
+// Options says what a store is. Dir is required; the zero value of every other
+// field is its default.
+type Options struct {
+	// Dir is the data directory. It is made if need be, and belongs to one
+	// member of one group for ever.
+	Dir string
+
+	// Node is this member's name, and Members has the address of the Raft port
+	// of every founding member, this one included, as host:port by name. They
+	// must be the same on all members and each time the directory is opened.
+	// Without Members the group is this member alone, and uses no network.
+	Node    string
+	Members map[string]string
+
+	// Logger gets what an operator may want to know. Default: nothing is
+	// logged.
+	Logger *slog.Logger
+
+	// Clock measures deadlines. Default: the system's monotonic clock.
+	Clock store.Clock
+
+	// SnapshotBytes is how much is written to the log before the state is
+	// saved and the log cut short; more if the state is larger than that.
+	// Default: 64 MiB.
+	SnapshotBytes int64
+}
+
+// closeTimeout bounds Close: admitted operations have drainTimeout to finish,
+// handing over leadership and stopping share the rest.
+const (
+	drainTimeout = 2 * time.Second
+	handTimeout  = time.Second
+	closeTimeout = 4500 * time.Millisecond
+)
+
+// Store is a store.Store and a lock.Backend that is one replica of a group.
+type Store struct {
+	ops.Writes
+	log  *slog.Logger
+	dir  *directory
+	host *host
+
+	member      uint64 // this replica's number
+	incarnation uint64
+	names       map[uint64]string // of all replicas
+
+	machine     *machine
+	batcher     batcher
+	barriers    barriers
+	ticker      ticker
+	snapshotter snapshotter
+
+	closing sync.Once
+	closed  chan struct{}
+	err     error // of Close; set before closed is closed
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open starts the replica and returns without waiting for its peers; operations
+// wait until a quorum of the members is there. Errors that wrap
+// store.ErrBadOptions name each field that is at fault; nothing is left running
+// then, and no data was changed.
+func Open(opts Options) (*Store, error) {
+	if err := opts.setDefaults(); err != nil {
+		return nil, err
+	}
+	dir, err := openDirectory(opts)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		log:         opts.Logger,
+		dir:         dir,
+		incarnation: dir.identity.Incarnation,
+		names:       map[uint64]string{1: opts.Node},
+		closed:      make(chan struct{}),
+	}
+	for name, id := range replicaIDs(opts.Members) {
+		s.names[id] = name
+		if name == opts.Node {
+			s.member = id
+		}
+	}
+	if len(opts.Members) == 0 {
+		s.member = 1
+	}
+	s.Do = s.batcher.do
+	s.init(opts)
+	s.host, err = startHost(dir, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
+	if err != nil {
+		dir.close()
+		return nil, startError(opts, err)
+	}
+	s.start()
+	return s, nil
+}
+
+// init makes the parts ready to be called by the state machine.
+func (s *Store) init(opts Options) {
+	s.machine = newMachine(s)
+	s.batcher.init(s.member, s.incarnation)
+	s.barriers.init()
+	s.ticker.init(opts.Clock)
+	every := opts.SnapshotBytes
+	s.snapshotter.init(every, every*int64(s.member-1)/int64(len(s.names)))
+}
+
+// start has the parts work, now that there is a host.
+func (s *Store) start() {
+	s.batcher.propose = func(entry []byte, settled <-chan struct{}) proposal {
+		return s.host.propose(entry, settled, s.batcher.stopping)
+	}
+	s.batcher.start()
+
+	s.barriers.issue = func(over <-chan struct{}) bool {
+		return s.host.readIndex(over, s.barriers.stopping)
+	}
+	s.barriers.start()
+
+	s.ticker.leading = s.host.leads
+	s.ticker.propose = func(t command.Tick) {
+		s.host.propose(command.AppendTick(nil, t), nil, s.ticker.stopping)
+	}
+	s.ticker.start()
+
+	s.snapshotter.size = func() int64 {
+		var info store.Info
+		s.machine.db.Load().Info(&info)
+		return info.Bytes
+	}
+	s.snapshotter.snapshot = func(stopping <-chan struct{}) bool {
+		return s.host.snapshot(keepEntries, snapshotTimeout, stopping)
+	}
+	s.snapshotter.start()
+}
+
+func (o *Options) setDefaults() error {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System{}
+	}
+	if o.SnapshotBytes == 0 {
+		o.SnapshotBytes = 64 << 20
+	}
+	o.Members = maps.Clone(o.Members)
+	return o.validate()
+}
+
+// validate names every fault at once.
+func (o *Options) validate() error {
+	var faults []string
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	if o.Dir == "" {
+		fault("Dir is empty: a replica needs a data directory")
+	}
+	if o.SnapshotBytes < 0 {
+		fault("SnapshotBytes is negative")
+	}
+	if len(o.Members) > 0 {
+		if o.Node == "" {
+			fault("Node is empty: it says which of Members this is")
+		} else if _, ok := o.Members[o.Node]; !ok {
+			fault("Node %q is not among Members %s", o.Node, memberList(o.Members))
+		}
+	}
+	used := make(map[string]string)
+	for _, name := range slices.Sorted(maps.Keys(o.Members)) {
+		addr := o.Members[name]
+		if name == "" {
+			fault("Members has an empty name, for %q", addr)
+		}
+		if err := checkAddress(addr); err != nil {
+			fault("Members[%q]: %v", name, err)
+		}
+		if other, ok := used[addr]; ok {
+			fault("Members[%q] and Members[%q] have the same address %q", other, name, addr)
+		}
+		used[addr] = name
+	}
+	if faults == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", store.ErrBadOptions, strings.Join(faults, "; "))
+}
+
+func checkAddress(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", addr)
+	}
+	if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
+		return fmt.Errorf("%q has no valid port", addr)
+	}
+	if host == "" {
+		return fmt.Errorf("%q has no host: the others could not reach it", addr)
+	}
+	return nil
+}
+
+// startError says which field of Options a failure of Dragonboat's start is due
+// to.
+func startError(opts Options, err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return fmt.Errorf("%w: Members[%q]: %w", store.ErrBadOptions, opts.Node, err)
+	}
+	return badDir(opts.Dir, err)
+}
+
+// Get implements store.Store.
+func (s *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	db, err := s.read(ctx, key)
+	if err != nil {
+		return nil, false, err
+	}
+	value, ok := db.Get(command.Keys, key)
+	if !ok {
+		return nil, false, nil
+	}
+	return append(make([]byte, 0, len(value)), value...), true, nil
+}
+
+// GetEntry implements store.Store.
+func (s *Store) GetEntry(ctx context.Context, key string) (store.Entry, bool, error) {
+	db, err := s.read(ctx, key)
+	if err != nil {
+		return store.Entry{}, false, err
+	}
+	e, ok := db.Entry(key)
+	return e, ok, nil
+}
+
+// Has implements store.Store.
+func (s *Store) Has(ctx context.Context, key string) (bool, error) {
+	db, err := s.read(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	return db.Has(command.Keys, key), nil
+}
+
+// read returns the state for a linearizable read of key.
+func (s *Store) read(ctx context.Context, key string) (*maple.DB, error) {
+	if err := ops.CheckRead(ctx, key); err != nil {
+		return nil, err
+	}
+	if err := s.barriers.wait(ctx); err != nil {
+		return nil, err
+	}
+	return s.machine.db.Load(), nil
+}
+
+// Info implements store.Store. It asks nobody and waits for nothing.
+func (s *Store) Info(ctx context.Context) (store.Info, error) {
+	select {
+	case <-s.closed:
+		return store.Info{}, store.ErrClosed
+	default:
+	}
+	info := store.Info{
+		Mode:    "replicated",
+		Node:    s.names[s.member],
+		Leader:  s.names[s.host.leader()],
+		Members: slices.Sorted(maps.Values(s.names)),
+		Applied: s.machine.applied.Load(),
+	}
+	if len(s.names) == 1 {
+		info.Mode = "durable"
+	}
+	s.machine.db.Load().Info(&info)
+	return info, ops.CheckContext(ctx)
+}
+
+// Leads tells whether this member leads its group, as far as it knows.
+func (s *Store) Leads() bool { return s.host.leads() }
+
+// Checksum is a hash of the state as it is here now.
+func (s *Store) Checksum() Checksum { return s.machine.checksum() }
+
+// Ready waits until a quorum of the members answers a linearizable read.
+func (s *Store) Ready(ctx context.Context) error {
+	if err := ops.CheckContext(ctx); err != nil {
+		return err
+	}
+	return s.barriers.wait(ctx)
+}
+
+// ErrCloseTimeout is returned by Close if the replica had not stopped within 5 s.
+// It goes on stopping, and the directory stays in use until it has.
+var ErrCloseTimeout = errors.New("dkv: close: still stopping")
+
+// Close turns new operations away, lets those under way finish, hands leadership
+// over to another member and stops. Operations that do not finish in time end
+// with store.ErrUnknown, or store.ErrClosed if they had no effect. It returns
+// within 5 s and may be called more than once.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		patience := time.NewTimer(closeTimeout)
+		defer patience.Stop()
+		stopped := make(chan struct{})
+		go func() {
+			s.stop()
+			close(stopped)
+		}()
+		select {
+		case <-stopped:
+		case <-patience.C:
+			s.err = ErrCloseTimeout
+		}
+		close(s.closed)
+	})
+	<-s.closed
+	return s.err
+}
+
+func (s *Store) stop() {
+	drain, cancelDrain := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancelDrain()
+	s.batcher.close(drain.Done())
+	s.barriers.close(drain.Done())
+	s.ticker.close()
+	s.snapshotter.close()
+
+	hand, cancelHand := context.WithTimeout(context.Background(), handTimeout)
+	defer cancelHand()
+	var others []uint64
+	for id := range s.names {
+		if id != s.member {
+			others = append(others, id)
+		}
+	}
+	slices.Sort(others)
+	s.host.handOver(others, hand.Done())
+	s.host.close()
+	s.dir.close()
+}

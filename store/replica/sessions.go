@@ -1,0 +1,193 @@
+package replica
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"dkv/internal/block"
+	"dkv/internal/command"
+	"dkv/maple"
+)
+
+// sessions are the part of the state that keeps a batch from being applied
+// twice: for each member its incarnation, and for each of the member's slots the
+// last batch that was applied and its results.
+//
+// That is enough because a slot has one batch under way at a time. A batch whose
+// Seq is that of the slot's last is a repetition and gets the same results; one
+// with a lower Seq has been given up by its proposer and is refused; so is one
+// of an earlier incarnation, whose process has ended.
+type sessions map[uint64]*session
+
+type session struct {
+	incarnation uint64
+	slots       [command.MaxSlots]slotState
+}
+
+type slotState struct {
+	seq     uint64 // 0: no batch yet
+	results []command.Result
+}
+
+// apply applies a batch unless it has been applied before, and returns its
+// results in the order of its operations. ok is false if it is refused.
+func (s sessions) apply(db *maple.DB, b *command.Batch) (results []command.Result, ok bool) {
+	ses := s[b.Member]
+	if ses == nil || ses.incarnation < b.Incarnation {
+		ses = &session{incarnation: b.Incarnation}
+		s[b.Member] = ses
+	}
+	slot := &ses.slots[b.Slot]
+	switch {
+	case b.Incarnation < ses.incarnation || b.Seq < slot.seq:
+		return nil, false
+	case b.Seq == slot.seq:
+		return slot.results, true
+	}
+	results = make([]command.Result, len(b.Ops))
+	for i := range b.Ops {
+		results[i] = db.Apply(&b.Ops[i])
+	}
+	*slot = slotState{b.Seq, results}
+	return results, true
+}
+
+// clone copies what later batches change; results never do.
+func (s sessions) clone() sessions {
+	c := make(sessions, len(s))
+	for member, ses := range s {
+		copied := *ses
+		c[member] = &copied
+	}
+	return c
+}
+
+// A snapshot is a header, a block for each session, and the engine's state.
+const (
+	snapshotMagic   = "dkv replica"
+	snapshotVersion = 1
+)
+
+func (f *frozen) save(w io.Writer) error {
+	bw := bufio.NewWriterSize(w, 64<<10)
+	blocks := block.NewWriter(bw)
+
+	b := []byte(snapshotMagic)
+	b = binary.AppendUvarint(b, snapshotVersion)
+	b = binary.AppendUvarint(b, f.applied)
+	b = binary.AppendUvarint(b, f.ticks)
+	b = binary.AppendUvarint(b, uint64(len(f.sessions)))
+	if err := blocks.Write(b); err != nil {
+		return err
+	}
+	for _, member := range slices.Sorted(maps.Keys(f.sessions)) {
+		if err := blocks.Write(f.sessions[member].append(nil, member)); err != nil {
+			return err
+		}
+	}
+	if err := bw.Flush(); err != nil {
+		return err
+	}
+	return f.view.Save(w)
+}
+
+func (ses *session) append(b []byte, member uint64) []byte {
+	b = binary.AppendUvarint(b, member)
+	b = binary.AppendUvarint(b, ses.incarnation)
+	for _, slot := range ses.slots {
+		b = binary.AppendUvarint(b, slot.seq)
+		b = binary.AppendUvarint(b, uint64(len(slot.results)))
+		for _, r := range slot.results {
+			// A change has a revision above 0, so 0 says that there was none.
+			b = binary.AppendUvarint(b, r.Revision)
+		}
+	}
+	return b
+}
+
+var errForeignSnapshot = errors.New("not a snapshot of a replica")
+
+// load reads what save wrote, but for the view.
+func load(r io.Reader) (*frozen, *maple.DB, error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	blocks := block.NewReader(br)
+	b, err := next(blocks)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(b) < len(snapshotMagic) || string(b[:len(snapshotMagic)]) != snapshotMagic {
+		return nil, nil, errForeignSnapshot
+	}
+	u := uvarints{b: b[len(snapshotMagic):]}
+	if version := u.next(); !u.bad && version != snapshotVersion {
+		return nil, nil, fmt.Errorf("version %d is not known, %d is", version, snapshotVersion)
+	}
+	f := &frozen{sessions: make(sessions), applied: u.next(), ticks: u.next()}
+	n := u.next()
+	if !u.ended() {
+		return nil, nil, block.ErrCorrupt
+	}
+	for range n {
+		b, err := next(blocks)
+		if err != nil {
+			return nil, nil, err
+		}
+		member, ses, ok := readSession(b)
+		if !ok {
+			return nil, nil, block.ErrCorrupt
+		}
+		f.sessions[member] = ses
+	}
+	db, err := maple.Load(br, maple.Options{})
+	return f, db, err
+}
+
+func next(blocks *block.Reader) ([]byte, error) {
+	b, err := blocks.Next()
+	if err == io.EOF {
+		err = fmt.Errorf("%w: cut short at offset %d", block.ErrCorrupt, blocks.Offset())
+	}
+	return b, err
+}
+
+func readSession(b []byte) (member uint64, ses *session, ok bool) {
+	u := uvarints{b: b}
+	member = u.next()
+	ses = &session{incarnation: u.next()}
+	for i := range ses.slots {
+		slot := &ses.slots[i]
+		slot.seq = u.next()
+		n := u.next()
+		if n > command.MaxOps {
+			return 0, nil, false
+		}
+		for range n {
+			revision := u.next()
+			slot.results = append(slot.results, command.Result{Done: revision != 0, Revision: revision})
+		}
+	}
+	return member, ses, u.ended()
+}
+
+// uvarints takes numbers off b; once bad, it yields zeros.
+type uvarints struct {
+	b   []byte
+	bad bool
+}
+
+func (u *uvarints) next() uint64 {
+	v, n := binary.Uvarint(u.b)
+	if n <= 0 {
+		u.bad, u.b = true, nil
+		return 0
+	}
+	u.b = u.b[n:]
+	return v
+}
+
+func (u *uvarints) ended() bool { return !u.bad && len(u.b) == 0 }
