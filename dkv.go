@@ -31,11 +31,12 @@ import (
 	"dkv/store/replica"
 )
 
-// DB is a store ([store.Store]) and its locks ([lock.Locker]). Its methods may
-// be called from any goroutine.
+// DB is a store and its locks. The operations are those of [store.Store] and
+// [lock.Locker]; all methods may be called from any goroutine.
 type DB struct {
-	backend
+	store.Store
 	*lock.Locker
+	backend backend
 }
 
 // backend is what stands behind a DB.
@@ -60,8 +61,19 @@ func Open(opts Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DB{b, lock.New(b)}, nil
+	return &DB{Store: b, Locker: lock.New(b), backend: b}, nil
 }
+
+// Ready waits until operations succeed: until a quorum of the members answers a
+// linearizable read. In memory it returns at once. Errors: [ErrUnavailable] when
+// ctx ends first, [ErrClosed].
+func (db *DB) Ready(ctx context.Context) error { return db.backend.Ready(ctx) }
+
+// Close turns new operations away, lets those under way finish for up to 2 s,
+// hands leadership over to another member and stops. It returns within 5 s, with
+// [ErrCloseTimeout] if something would not stop, and may be called more than
+// once. A store in memory is gone then; a directory can be opened again.
+func (db *DB) Close() error { return db.backend.Close() }
 
 func (o Options) open() (backend, error) {
 	if o.Dir == "" {
@@ -141,4 +153,3 @@ func KindOf(err error) Kind { return store.KindOf(err) }
 
 // ParseOwner reads what [Owner.String] wrote.
 func ParseOwner(s string) (Owner, error) { return lock.ParseOwner(s) }
-
