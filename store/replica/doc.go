@@ -1,0 +1,71 @@
+// Package replica is a store that is durable, and replicated if it has peers: a
+// Raft group of Dragonboat whose state machine is a maple.DB, run inside the
+// program that embeds it. It leaves to package maple what an operation means, to
+// Dragonboat how members agree on a log, and to package dkv how it is presented.
+//
+// # One write
+//
+//  1. [Store.Set] and its like check their arguments (internal/ops) and hand an
+//     operation to the batcher. It waits there, bounded; if the queue is full, it
+//     waits to get in.
+//  2. Each of the batcher's two slots takes all that waits as its next batch and
+//     encodes it as one log entry (internal/command), under an identity that is
+//     never used twice: member, incarnation, slot, sequence number.
+//  3. host.propose gives the entry to Dragonboat, which replicates it, has a
+//     majority sync it to disk, and commits it. If the attempt fails or is not
+//     heard of, the same entry is proposed again, until its outcome is known or
+//     nobody waits for it any longer.
+//  4. machine.Update decodes the entry on every member. The sessions, which are
+//     part of the state, recognize a batch that was applied before and answer
+//     it with its first results; otherwise maple applies each operation.
+//  5. On the member that proposed it, the batcher gives each caller its result.
+//     A caller whose context ended before that has returned: with
+//     store.ErrUnavailable if the operation was in no attempt that may succeed,
+//     else with store.ErrUnknown.
+//
+// # One read
+//
+//  1. [Store.Get] and its like join the round of reads that waits for the next
+//     barrier.
+//  2. One of a few workers takes the round and asks Dragonboat for a read index:
+//     the leader makes sure that it still leads, and this member waits until it
+//     has applied all that was committed when the leader was asked. If that fails
+//     it is tried again.
+//  3. The reads of the round look into the maple.DB, each on its own goroutine,
+//     beside the writes that are being applied.
+//
+// # Time
+//
+// The state has a clock that only log entries move, called ticks. The leader
+// proposes them, and only while something has a deadline: at once when new
+// deadlines have been written, else when the next one comes.
+//
+// A tick names the tick before it. It counts only if that is still the last one
+// that counted, so the intervals that are measured never overlap. It carries
+// two durations by its proposer's monotonic clock. Let b be the instant at which
+// the proposer stamped the tick before, if it was the one who did, or else the
+// instant at which it applied it; let a be the instant at which it applied it, so
+// b <= a; and let now be the instant of the stamp. Then
+//
+//	Elapsed = now - b, by which the replicated clock moves
+//	Lag     = a - b, so that the replicated clock read its last reading + Lag at a
+//
+// A key that stands in the log between tick k and tick k+1 has its deadline its
+// duration after instant a of tick k+1, as tick k+2 tells it.
+//
+// No deadline comes early. The key precedes tick k+1 in the log, so whoever
+// applies that tick at a has applied the key before: a is later than the key's
+// call. From a on the replicated clock never runs ahead of real time: tick k+2
+// moves it from its reading at a by now - a; each later tick moves it by the
+// time between its own stamp and b, and b is no earlier than the stamp of the
+// tick before. So when a tick moves it past the deadline, at least the duration
+// lies between a and that tick's stamp, whoever proposed the ticks between, and
+// however long they were on their way. A proposer that was paused or deposed can
+// lose time, never gain it. Neither can one that restarts: it does not remember
+// its stamps, and applies the ticks anew, later.
+//
+// Deadlines are late by the time until tick k+1 is applied (25 ms at most for
+// the spacing of ticks, and a commit), by the commit of the tick that passes
+// them, and by an election if there is one. Time in which no member runs does not
+// count, nor do up to 10 s before it.
+package replica
