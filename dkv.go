@@ -12,6 +12,12 @@
 //			"a": "10.0.0.1:7001", "b": "10.0.0.2:7001", "c": "10.0.0.3:7001",
 //		},
 //	})
+//	db, err := dkv.Open(dkv.Options{                       // elsewhere
+//		Connect: []string{"tcp://127.0.0.1:7070"},
+//	})
+//
+// The last is a client of a program that has opened one of the others with
+// Options.Listen.
 //
 // All operations are linearizable, on every member. An acknowledged write of a
 // durable or replicated store is on the disks of a majority. The error of an
@@ -24,11 +30,14 @@ package dkv
 
 import (
 	"context"
+	"errors"
+	"sync"
 
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/local"
 	"dkv/store/replica"
+	"dkv/transport"
 )
 
 // DB is a store and its locks. The operations are those of [store.Store] and
@@ -37,6 +46,10 @@ type DB struct {
 	store.Store
 	*lock.Locker
 	backend backend
+	server  *transport.Server // nil without Options.Listen
+
+	closing sync.Once
+	err     error // of Close
 }
 
 // backend is what stands behind a DB.
@@ -61,7 +74,27 @@ func Open(opts Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DB{Store: b, Locker: lock.New(b), backend: b}, nil
+	db := &DB{Store: b, Locker: lock.New(b), backend: b}
+	if err := db.listen(opts.Listen); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+// listen opens the network mode.
+func (db *DB) listen(endpoints []string) error {
+	if len(endpoints) == 0 {
+		return nil
+	}
+	db.server = transport.NewServer(db.backend)
+	for _, endpoint := range endpoints {
+		l, err := transport.Listen(endpoint)
+		if err != nil {
+			return err
+		}
+		db.server.Start(l)
+	}
+	return nil
 }
 
 // Ready waits until operations succeed: until a quorum of the members answers a
@@ -73,10 +106,21 @@ func (db *DB) Ready(ctx context.Context) error { return db.backend.Ready(ctx) }
 // hands leadership over to another member and stops. It returns within 5 s, with
 // [ErrCloseTimeout] if something would not stop, and may be called more than
 // once. A store in memory is gone then; a directory can be opened again.
-func (db *DB) Close() error { return db.backend.Close() }
+func (db *DB) Close() error {
+	db.closing.Do(func() {
+		if db.server != nil {
+			db.server.Close()
+		}
+		db.err = db.backend.Close()
+	})
+	return db.err
+}
 
 func (o Options) open() (backend, error) {
-	if o.Dir == "" {
+	switch {
+	case len(o.Connect) > 0:
+		return transport.NewClient(o.Connect)
+	case o.Dir == "":
 		return local.Open(local.Options{Clock: o.Clock}), nil
 	}
 	return replica.Open(replica.Options{

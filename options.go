@@ -3,9 +3,11 @@ package dkv
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"dkv/store"
+	"dkv/transport"
 )
 
 // Options says what Open starts. The zero value is a store in memory; the zero
@@ -25,6 +27,17 @@ type Options struct {
 	// They must be the same on every member and each time Dir is opened.
 	Members map[string]string
 
+	// Listen has the network mode listen on these endpoints, each
+	// "tcp://host:port" on the loopback interface or
+	// "unix:///path/of/socket", for other processes of this machine. Whoever
+	// connects may do everything. Default: none, no port is opened for it.
+	Listen []string
+
+	// Connect makes this a client of the network mode of other processes, at
+	// endpoints as in Listen: it goes on at the next one when one fails. It
+	// goes with no other field. Default: none.
+	Connect []string
+
 	// Logger gets what an operator may want to know. Default: nothing is
 	// logged; dkv writes nothing to stdout or stderr.
 	Logger *slog.Logger
@@ -42,7 +55,25 @@ type Options struct {
 // each, the store that they choose looks at.
 func (o Options) validate() error {
 	var faults []string
-	if o.Dir == "" {
+	if len(o.Connect) > 0 {
+		const why = "%s is set with Connect: a client has no data here"
+		for _, field := range []struct {
+			name string
+			set  bool
+		}{
+			{"Dir", o.Dir != ""},
+			{"Node", o.Node != ""},
+			{"Members", len(o.Members) > 0},
+			{"Listen", len(o.Listen) > 0},
+			{"Logger", o.Logger != nil},
+			{"Clock", o.Clock != nil},
+			{"SnapshotBytes", o.SnapshotBytes != 0},
+		} {
+			if field.set {
+				faults = append(faults, fmt.Sprintf(why, field.name))
+			}
+		}
+	} else if o.Dir == "" {
 		const why = "%s is set without Dir: a member of a group needs a data directory"
 		if o.Node != "" {
 			faults = append(faults, fmt.Sprintf(why, "Node"))
@@ -54,8 +85,16 @@ func (o Options) validate() error {
 			faults = append(faults, "SnapshotBytes is set without Dir: a store in memory has no snapshots")
 		}
 	}
+	for field, endpoints := range map[string][]string{"Connect": o.Connect, "Listen": o.Listen} {
+		for _, e := range endpoints {
+			if err := transport.CheckEndpoint(e); err != nil {
+				faults = append(faults, fmt.Sprintf("%s: %v", field, err))
+			}
+		}
+	}
 	if faults == nil {
 		return nil
 	}
+	slices.Sort(faults)
 	return fmt.Errorf("%w: %s", store.ErrBadOptions, strings.Join(faults, "; "))
 }

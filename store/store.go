@@ -85,9 +85,10 @@ type Entry struct {
 	ExpireIn, DeleteIn time.Duration
 }
 
-// Info describes a store as one process sees it.
+// Info describes a store as one process sees it; over a network, as the server
+// does that answers.
 type Info struct {
-	Mode     string   // "memory", "durable", "replicated" or "remote"
+	Mode     string   // "memory", "durable" or "replicated"
 	Revision Revision // of the last change that is visible here
 
 	Keys  int64 // keys that are there, expired ones included

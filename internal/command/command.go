@@ -123,9 +123,15 @@ func AppendOp(b []byte, op *Op) []byte {
 	return b
 }
 
-// OpSize is an upper bound of the bytes that AppendOp appends.
-func OpSize(op *Op) int {
-	return 2 + 4*binary.MaxVarintLen64 + len(op.Key) + len(op.Value)
+// DecodeOp reads what AppendOp wrote, and nothing after it. The value aliases b;
+// the key does not.
+func DecodeOp(b []byte) (Op, error) {
+	d := decoder{b: b}
+	op := d.op()
+	if d.bad || len(d.b) != 0 {
+		return Op{}, ErrMalformed
+	}
+	return op, nil
 }
 
 // AppendTick appends a tick, which is a log entry of its own.

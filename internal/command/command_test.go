@@ -61,8 +61,8 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 				!bytes.Equal(op.Value, want.Value) || op.ExpireIn != want.ExpireIn || op.DeleteIn != want.DeleteIn {
 				t.Fatalf("operation %d: got %+v, want %+v", i, op, want)
 			}
-			if size := OpSize(&want); len(AppendOp(nil, &want)) > size {
-				t.Fatalf("operation %d takes more than OpSize = %d bytes", i, size)
+			if alone, err := DecodeOp(AppendOp(nil, &want)); err != nil || alone.Key != op.Key || alone.Kind != op.Kind {
+				t.Fatalf("operation %d alone: %+v, %v", i, alone, err)
 			}
 		}
 	})

@@ -1,0 +1,168 @@
+package testcluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"dkv"
+	"dkv/store"
+)
+
+// childEnv has the options of a child process, as JSON. Its presence is what
+// makes a test binary one.
+const childEnv = "DKV_TEST_CHILD"
+
+// childOptions are those of dkv.Options that go through an environment.
+type childOptions struct {
+	Dir           string
+	Node          string
+	Members       map[string]string
+	SnapshotBytes int64
+}
+
+// A request is one line to a child, a reply one line from it. The reply with ID
+// 0 says what came of Open.
+type request struct {
+	ID       uint64
+	Op       string
+	Key      string        `json:",omitempty"`
+	Value    []byte        `json:",omitempty"`
+	ExpireIn time.Duration `json:",omitempty"`
+	DeleteIn time.Duration `json:",omitempty"`
+	Owner    string        `json:",omitempty"`
+	Timeout  time.Duration `json:",omitempty"`
+}
+
+type reply struct {
+	ID    uint64
+	OK    bool         `json:",omitempty"`
+	Value []byte       `json:",omitempty"`
+	Owner string       `json:",omitempty"`
+	Entry *store.Entry `json:",omitempty"`
+	Info  *store.Info  `json:",omitempty"`
+	Sum   *dkv.Checksum
+	Code  uint16 `json:",omitempty"` // of the sentinel, 0 if Error is no store's
+	Error string `json:",omitempty"`
+}
+
+// Main runs the tests of a package, or, in a child process, a member. Call it
+// from TestMain.
+func Main(m *testing.M) {
+	if options, ok := os.LookupEnv(childEnv); ok {
+		os.Exit(serve(options, os.Stdin, os.Stdout))
+	}
+	os.Exit(m.Run())
+}
+
+// serve runs a member until in ends.
+func serve(options string, in io.Reader, out io.Writer) (exit int) {
+	var writing sync.Mutex
+	answer := func(r reply) {
+		line, err := json.Marshal(r)
+		if err != nil {
+			panic(err)
+		}
+		writing.Lock()
+		defer writing.Unlock()
+		out.Write(append(line, '\n'))
+	}
+
+	var o childOptions
+	if err := json.Unmarshal([]byte(options), &o); err != nil {
+		panic(err)
+	}
+	db, err := dkv.Open(dkv.Options{Dir: o.Dir, Node: o.Node, Members: o.Members, SnapshotBytes: o.SnapshotBytes})
+	answer(failure(reply{}, err))
+	if err != nil {
+		return 1
+	}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 64<<20)
+	var busy sync.WaitGroup
+	for lines.Scan() {
+		var r request
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			panic(err)
+		}
+		busy.Go(func() { answer(handle(db, r)) })
+	}
+	busy.Wait()
+	if err := db.Close(); err != nil {
+		return 1
+	}
+	return 0
+}
+
+func failure(r reply, err error) reply {
+	if err != nil {
+		r.Error = err.Error()
+		for code := uint16(1); ; code++ {
+			e := store.ErrorOf(code)
+			if e == nil {
+				break
+			}
+			if isError(err, e) {
+				r.Code = code
+			}
+		}
+	}
+	return r
+}
+
+func handle(db *dkv.DB, r request) reply {
+	ctx, cancel := context.WithTimeout(context.Background(), r.Timeout)
+	defer cancel()
+	a := reply{ID: r.ID}
+	var err error
+	switch r.Op {
+	case "get":
+		a.Value, a.OK, err = db.Get(ctx, r.Key)
+	case "entry":
+		var e store.Entry
+		e, a.OK, err = db.GetEntry(ctx, r.Key)
+		a.Entry = &e
+	case "has":
+		a.OK, err = db.Has(ctx, r.Key)
+	case "set":
+		err = db.Set(ctx, r.Key, r.Value)
+	case "sete":
+		err = db.SetE(ctx, r.Key, r.Value, r.ExpireIn, r.DeleteIn)
+	case "seteifunset":
+		a.OK, err = db.SetEIfUnset(ctx, r.Key, r.Value, r.ExpireIn, r.DeleteIn)
+	case "expire":
+		err = db.Expire(ctx, r.Key)
+	case "delete":
+		err = db.Delete(ctx, r.Key)
+	case "acquire":
+		var owner dkv.Owner
+		owner, a.OK, err = db.Acquire(ctx, r.Key, r.DeleteIn)
+		a.Owner = owner.String()
+	case "release":
+		var owner dkv.Owner
+		if owner, err = dkv.ParseOwner(r.Owner); err == nil {
+			a.OK, err = db.Release(ctx, r.Key, owner)
+		}
+	case "info":
+		var info store.Info
+		info, err = db.Info(ctx)
+		a.Info = &info
+	case "ready":
+		err = db.Ready(ctx)
+	case "checksum":
+		var sum dkv.Checksum
+		sum, a.OK = db.Checksum()
+		a.Sum = &sum
+	case "close":
+		err = db.Close()
+	default:
+		err = fmt.Errorf("unknown request %q", r.Op)
+	}
+	return failure(a, err)
+}

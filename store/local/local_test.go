@@ -1,0 +1,114 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"dkv/internal/clock"
+	"dkv/store"
+	"dkv/store/storetest"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
+		s := Open(Options{})
+		t.Cleanup(func() { s.Close() })
+		return []store.Store{s}
+	}})
+}
+
+func openFake(t *testing.T) (*Store, *clock.Fake) {
+	c := new(clock.Fake)
+	s := Open(Options{Clock: c})
+	t.Cleanup(func() { s.Close() })
+	return s, c
+}
+
+func keys(t *testing.T, s *Store) int64 {
+	t.Helper()
+	info, err := s.Info(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Keys
+}
+
+func TestNoTimerWhileNothingHasADeadline(t *testing.T) {
+	s, c := openFake(t)
+	ctx := context.Background()
+	s.Set(ctx, "plain", nil)
+	if n := c.Timers(); n != 0 {
+		t.Fatalf("%d timers for a key without deadlines", n)
+	}
+	s.SetE(ctx, "k", nil, time.Second, time.Minute)
+	if n := c.Timers(); n != 1 {
+		t.Fatalf("%d timers for a key with deadlines", n)
+	}
+	c.Advance(time.Second)
+	if n := c.Timers(); n != 1 {
+		t.Fatalf("%d timers while the key is to be deleted", n)
+	}
+	c.Advance(time.Minute)
+	if n := c.Timers(); n != 0 {
+		t.Fatalf("%d timers when the last deadline has passed", n)
+	}
+	if n := keys(t, s); n != 1 {
+		t.Fatalf("%d keys are left, not the plain one alone", n)
+	}
+}
+
+func TestTimerIsSetForTheEarliestDeadline(t *testing.T) {
+	s, c := openFake(t)
+	ctx := context.Background()
+	for i := range 100 {
+		// Later ones first, so that the timer has to be set anew each time.
+		s.SetE(ctx, fmt.Sprint(i), []byte("v"), 0, time.Duration(100-i)*time.Second)
+	}
+	for i := range 100 {
+		if n := keys(t, s); n != int64(100-i) {
+			t.Fatalf("%d keys after %d s", n, i)
+		}
+		c.Advance(time.Second)
+	}
+}
+
+func TestMoreDeadlinesAtOnceThanOneReapingTakes(t *testing.T) {
+	s, c := openFake(t)
+	const n = 10*reapAtOnce + 1
+	for i := range n {
+		s.SetE(context.Background(), fmt.Sprint(i), []byte("v"), 0, time.Second)
+	}
+	c.Advance(time.Second)
+	for deadline := time.Now().Add(10 * time.Second); keys(t, s) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d keys are left", keys(t, s))
+		}
+	}
+	if info, _ := s.Info(context.Background()); info.Bytes != 0 || info.Revision != 2*n {
+		t.Fatalf("%+v", info)
+	}
+}
+
+func TestClosedStoreRefusesAndStopsItsTimer(t *testing.T) {
+	s, c := openFake(t)
+	ctx := context.Background()
+	s.SetE(ctx, "k", nil, 0, time.Second)
+	s.Close()
+	s.Close()
+	if n := c.Timers(); n != 0 {
+		t.Fatalf("%d timers after Close", n)
+	}
+	if err := s.SetE(ctx, "k", nil, 0, time.Second); !errors.Is(err, store.ErrClosed) {
+		t.Fatal(err)
+	}
+	if err := s.Ready(ctx); !errors.Is(err, store.ErrClosed) {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,267 @@
+package transport
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"time"
+
+	"dkv/internal/command"
+	"dkv/store"
+)
+
+// The protocol. Both sides begin with a hello: four bytes of magic and one of
+// version. Then come frames, each a length (4 bytes, little-endian, that of what
+// follows) and a body. A request's body is
+//
+//	id       uvarint   chosen by the client, repeated in the response
+//	timeout  uvarint   nanoseconds the client will wait, 0 = no limit
+//	method   byte
+//	argument the rest  a key, or an operation as internal/command writes it
+//
+// and a response's
+//
+//	id       uvarint
+//	code     uvarint   0, or the code of one of store's errors
+//	result   the rest  what the method returns, or the text of the error
+//
+// Responses come in any order.
+const (
+	magic   = "dkv\x00"
+	version = 1
+
+	// maxFrame bounds a body: the largest operation and what goes with it.
+	maxFrame = store.MaxKeySize + store.MaxValueSize + 256
+)
+
+var hello = append([]byte(magic), version)
+
+type method byte
+
+const (
+	methodReady method = 1 + iota
+	methodInfo
+	methodGet
+	methodGetEntry
+	methodHas
+	methodWrite // any operation of internal/command, locks included
+	methods
+)
+
+// codeForeign stands for an error that is none of store's.
+const codeForeign = math.MaxUint16
+
+var errProtocol = errors.New("not dkv's protocol, or another version")
+
+// request is one call of a client.
+type request struct {
+	id      uint64
+	timeout time.Duration
+	method  method
+	arg     []byte
+}
+
+func (r request) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, r.id)
+	b = binary.AppendUvarint(b, uint64(r.timeout))
+	b = append(b, byte(r.method))
+	return append(b, r.arg...)
+}
+
+func parseRequest(b []byte) (request, error) {
+	id, n := binary.Uvarint(b)
+	if n <= 0 {
+		return request{}, errProtocol
+	}
+	b = b[n:]
+	timeout, n := binary.Uvarint(b)
+	if n <= 0 || timeout > math.MaxInt64 || len(b) == n {
+		return request{}, errProtocol
+	}
+	r := request{id: id, timeout: time.Duration(timeout), method: method(b[n]), arg: b[n+1:]}
+	if r.method == 0 || r.method >= methods {
+		return request{}, errProtocol
+	}
+	return r, nil
+}
+
+// response answers one request.
+type response struct {
+	id     uint64
+	code   uint64
+	result []byte
+}
+
+func (r response) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, r.id)
+	b = binary.AppendUvarint(b, r.code)
+	return append(b, r.result...)
+}
+
+func parseResponse(b []byte) (response, error) {
+	id, n := binary.Uvarint(b)
+	if n <= 0 {
+		return response{}, errProtocol
+	}
+	b = b[n:]
+	code, n := binary.Uvarint(b)
+	if n <= 0 {
+		return response{}, errProtocol
+	}
+	return response{id: id, code: code, result: b[n:]}, nil
+}
+
+// failure is the response that carries err.
+func failure(id uint64, err error) response {
+	r := response{id: id, code: codeForeign, result: []byte(err.Error())}
+	if e := (*store.Error)(nil); errors.As(err, &e) {
+		r.code = uint64(e.Code())
+	}
+	return r
+}
+
+// err is the error that the response carries, nil if none. One that is not known
+// here counts as fallback.
+func (r response) err(fallback *store.Error) error {
+	if r.code == 0 {
+		return nil
+	}
+	sentinel := fallback
+	if r.code < codeForeign {
+		if e := store.ErrorOf(uint16(r.code)); e != nil {
+			sentinel = e
+		}
+	}
+	text, _ := bytes.CutPrefix(r.result, []byte(sentinel.Error()))
+	if len(text) == 0 {
+		return sentinel
+	}
+	return fmt.Errorf("%w (from the server%s)", sentinel, text)
+}
+
+// writeFrame writes a frame; the caller flushes.
+func writeFrame(w *bufio.Writer, body []byte) error {
+	var n [4]byte
+	binary.LittleEndian.PutUint32(n[:], uint32(len(body)))
+	if _, err := w.Write(n[:]); err != nil {
+		return err
+	}
+	_, err := w.Write(body)
+	return err
+}
+
+// readFrame reads a frame. It allocates as the body arrives, not as its length
+// claims.
+func readFrame(r *bufio.Reader) ([]byte, error) {
+	var h [4]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return nil, err
+	}
+	n := int(binary.LittleEndian.Uint32(h[:]))
+	if n > maxFrame {
+		return nil, errProtocol
+	}
+	const atOnce = 64 << 10
+	if n <= atOnce {
+		body := make([]byte, n)
+		_, err := io.ReadFull(r, body)
+		return body, err
+	}
+	var body bytes.Buffer
+	body.Grow(atOnce)
+	if _, err := io.CopyN(&body, r, int64(n)); err != nil {
+		return nil, err
+	}
+	return body.Bytes(), nil
+}
+
+func readHello(r io.Reader) error {
+	var b [len(magic) + 1]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return err
+	}
+	if !bytes.Equal(b[:], hello) {
+		return errProtocol
+	}
+	return nil
+}
+
+// A found value or entry begins with a byte that is 1; what is not found is the
+// byte 0 alone.
+
+func appendFound(b []byte, found bool) []byte {
+	if found {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func cutFound(b []byte) (rest []byte, found bool, err error) {
+	if len(b) == 0 || b[0] > 1 {
+		return nil, false, errProtocol
+	}
+	return b[1:], b[0] == 1, nil
+}
+
+func appendResult(b []byte, res command.Result) []byte {
+	b = appendFound(b, res.Done)
+	return binary.AppendUvarint(b, res.Revision)
+}
+
+func parseResult(b []byte) (command.Result, error) {
+	b, done, err := cutFound(b)
+	revision, n := binary.Uvarint(b)
+	if err != nil || n != len(b) || n == 0 {
+		return command.Result{}, errProtocol
+	}
+	return command.Result{Done: done, Revision: revision}, nil
+}
+
+func appendEntry(b []byte, e store.Entry) []byte {
+	b = appendFound(b, e.Expired)
+	b = binary.AppendUvarint(b, uint64(e.Revision))
+	b = binary.AppendUvarint(b, uint64(e.ExpireIn))
+	b = binary.AppendUvarint(b, uint64(e.DeleteIn))
+	return append(b, e.Value...)
+}
+
+func parseEntry(key string, b []byte) (store.Entry, error) {
+	b, expired, err := cutFound(b)
+	if err != nil {
+		return store.Entry{}, err
+	}
+	var v [3]uint64
+	for i := range v {
+		var n int
+		if v[i], n = binary.Uvarint(b); n <= 0 {
+			return store.Entry{}, errProtocol
+		}
+		b = b[n:]
+	}
+	e := store.Entry{
+		Key:      key,
+		Revision: store.Revision(v[0]),
+		Expired:  expired,
+		ExpireIn: time.Duration(v[1]),
+		DeleteIn: time.Duration(v[2]),
+	}
+	if !expired {
+		e.Value = b
+	}
+	return e, nil
+}
+
+func appendInfo(b []byte, info store.Info) ([]byte, error) {
+	j, err := json.Marshal(info)
+	return append(b, j...), err
+}
+
+func parseInfo(b []byte) (info store.Info, err error) {
+	err = json.Unmarshal(b, &info)
+	return info, err
+}

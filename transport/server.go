@@ -1,0 +1,239 @@
+// Package transport is dkv's network mode: a [Server] that lets other processes
+// use a store, and a [Client] that is that store to them. A program that is only
+// a client imports this package and links no Raft.
+package transport
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"dkv/internal/command"
+	"dkv/lock"
+	"dkv/store"
+)
+
+const (
+	helloTimeout = 5 * time.Second  // for a stranger to say who it is
+	writeTimeout = 10 * time.Second // for a client to take its responses
+	maxInFlight  = 1024             // requests of one connection at a time
+)
+
+// Backend is what a server serves.
+type Backend interface {
+	store.Store
+	lock.Backend
+	Ready(ctx context.Context) error
+}
+
+// Server answers clients of any number of listeners.
+type Server struct {
+	backend Backend
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	work    sync.WaitGroup // all goroutines
+
+	mu struct {
+		sync.Mutex
+		closed bool
+		open   map[interface{ Close() error }]struct{} // listeners and connections
+	}
+}
+
+// NewServer returns a server of a store.
+func NewServer(b Backend) *Server {
+	s := &Server{backend: b}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.mu.open = make(map[interface{ Close() error }]struct{})
+	return s
+}
+
+// Start answers whoever connects to l, in the background, until Close, which
+// also closes l.
+func (s *Server) Start(l net.Listener) {
+	s.run(l, func() { s.accept(l) })
+}
+
+// Close closes the listeners and connections, and returns when no request is
+// being worked on any longer.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.mu.closed = true
+	for c := range s.mu.open {
+		c.Close()
+	}
+	s.mu.Unlock()
+	s.cancel()
+	s.work.Wait()
+	return nil
+}
+
+// run calls f in a goroutine and closes c when it returns or the server closes.
+func (s *Server) run(c interface{ Close() error }, f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		c.Close()
+		return
+	}
+	s.mu.open[c] = struct{}{}
+	s.work.Go(func() {
+		f()
+		s.mu.Lock()
+		delete(s.mu.open, c)
+		s.mu.Unlock()
+		c.Close()
+	})
+}
+
+func (s *Server) accept(l net.Listener) {
+	const pause = 50 * time.Millisecond
+	for {
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			s.run(conn, func() { s.serve(conn) })
+		case errors.Is(err, net.ErrClosed):
+			return
+		default: // out of file descriptors, for one: it passes
+			select {
+			case <-time.After(pause):
+			case <-s.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// serve reads the requests of one connection and has each answered by a
+// goroutine of its own.
+func (s *Server) serve(conn net.Conn) {
+	conn.SetDeadline(time.Now().Add(helloTimeout))
+	if readHello(conn) != nil {
+		return
+	}
+	if _, err := conn.Write(hello); err != nil {
+		return
+	}
+	conn.SetDeadline(time.Time{})
+
+	ctx, cancel := context.WithCancel(s.ctx)
+	w := responses{conn: conn, w: bufio.NewWriter(conn)}
+	var requests sync.WaitGroup
+	defer requests.Wait()
+	defer cancel()
+	slots := make(chan struct{}, maxInFlight)
+	for r := bufio.NewReader(conn); ; {
+		body, err := readFrame(r)
+		if err != nil {
+			return
+		}
+		req, err := parseRequest(body)
+		if err != nil {
+			return
+		}
+		slots <- struct{}{}
+		requests.Go(func() {
+			w.write(s.answer(ctx, req))
+			<-slots
+		})
+	}
+}
+
+// responses writes the responses of one connection.
+type responses struct {
+	conn net.Conn
+	mu   sync.Mutex
+	w    *bufio.Writer // under mu
+	buf  []byte        // likewise, reused
+}
+
+func (w *responses) write(r response) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf = r.append(w.buf[:0])
+	w.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	err := writeFrame(w.w, w.buf)
+	if err == nil {
+		err = w.w.Flush()
+	}
+	if err != nil {
+		w.conn.Close() // which ends serve
+	}
+	if cap(w.buf) > 1<<20 {
+		w.buf = nil
+	}
+}
+
+func (s *Server) answer(ctx context.Context, req request) response {
+	if req.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, req.timeout)
+		defer cancel()
+	}
+	result, err := s.do(ctx, req)
+	if err != nil {
+		return failure(req.id, err)
+	}
+	return response{id: req.id, result: result}
+}
+
+// do carries out a request and returns its encoded result.
+func (s *Server) do(ctx context.Context, req request) ([]byte, error) {
+	switch req.method {
+	case methodReady:
+		return nil, s.backend.Ready(ctx)
+	case methodInfo:
+		info, err := s.backend.Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return appendInfo(nil, info)
+	case methodGet:
+		value, ok, err := s.backend.Get(ctx, string(req.arg))
+		return append(appendFound(nil, ok), value...), err
+	case methodGetEntry:
+		e, ok, err := s.backend.GetEntry(ctx, string(req.arg))
+		if !ok {
+			return appendFound(nil, false), err
+		}
+		return appendEntry(appendFound(nil, true), e), err
+	case methodHas:
+		ok, err := s.backend.Has(ctx, string(req.arg))
+		return appendFound(nil, ok), err
+	case methodWrite:
+		op, err := command.DecodeOp(req.arg)
+		if err != nil {
+			return nil, err
+		}
+		res, err := s.write(ctx, op)
+		return appendResult(nil, res), err
+	}
+	return nil, errProtocol
+}
+
+func (s *Server) write(ctx context.Context, op command.Op) (res command.Result, err error) {
+	b := s.backend
+	switch {
+	case op.Space == command.Keys && op.Kind == command.Set:
+		err = b.SetE(ctx, op.Key, op.Value, op.ExpireIn, op.DeleteIn)
+	case op.Space == command.Keys && op.Kind == command.SetIfUnset:
+		res.Done, err = b.SetEIfUnset(ctx, op.Key, op.Value, op.ExpireIn, op.DeleteIn)
+	case op.Space == command.Keys && op.Kind == command.Expire:
+		err = b.Expire(ctx, op.Key)
+	case op.Space == command.Keys && op.Kind == command.Delete:
+		err = b.Delete(ctx, op.Key)
+	case op.Space == command.Locks && op.Kind == command.SetIfUnset:
+		var token store.Revision
+		token, res.Done, err = b.AcquireLock(ctx, op.Key, op.Value, op.DeleteIn)
+		res.Revision = uint64(token)
+	case op.Space == command.Locks && op.Kind == command.CompareAndDelete:
+		res.Done, err = b.ReleaseLock(ctx, op.Key, op.Value)
+	default:
+		err = command.ErrMalformed
+	}
+	return res, err
+}
