@@ -59,6 +59,9 @@ func (db *DB) Apply(op *command.Op) (res command.Result) {
 // gone.
 func (db *DB) replace(space command.Space, key string, old, next *entry) uint64 {
 	next.rev = db.revision.Add(1)
+	if next.written == 0 {
+		next.written = next.rev
+	}
 	var bytes, keys int64
 	if old != nil {
 		db.retain(space, key, old, next)

@@ -197,7 +197,7 @@ func (db *DB) reap(it item, now int64) (done bool) {
 		if !loaded || old.rev != it.rev {
 			return old, !loaded
 		}
-		next := &entry{kind: tombstone}
+		next := &entry{kind: tombstone, written: old.written}
 		if !old.isDeleted(now) {
 			next.kind = expired
 			next.deadlines = old.deadlines.deleteOnly()

@@ -89,7 +89,8 @@ type spaceKey struct {
 // for prev.
 type entry struct {
 	value     []byte
-	rev       uint64
+	rev       uint64     // of the change that made this version
+	written   uint64     // of the last call that changed the key: <= rev
 	deadlines *deadlines // nil: none
 	kind      kind
 
@@ -180,7 +181,7 @@ func (e *entry) read(now int64) (Entry, bool) {
 	if e.isDeleted(now) {
 		return Entry{}, false
 	}
-	out := Entry{Value: e.value, Revision: e.rev, Expired: e.isExpired(now)}
+	out := Entry{Value: e.value, Revision: e.written, Expired: e.isExpired(now)}
 	if out.Expired {
 		out.Value = nil
 	}

@@ -105,6 +105,7 @@ func (v *View) appendEntry(b []byte, space command.Space, key string, e *entry) 
 	}
 	b = append(b, byte(space), flags)
 	b = binary.AppendUvarint(b, e.rev)
+	b = binary.AppendUvarint(b, e.rev-e.written)
 	b = binary.AppendUvarint(b, uint64(len(key)))
 	b = append(b, key...)
 	b = binary.AppendUvarint(b, uint64(len(e.value)))
@@ -226,7 +227,7 @@ func (l *loader) entry(b []byte) (rest []byte, err error) {
 	f := fields{b: b}
 	space := command.Space(f.byte())
 	flags := f.byte()
-	rev := f.uvarint()
+	rev, since := f.uvarint(), f.uvarint()
 	key := f.bytes(store.MaxKeySize)
 	value := f.bytes(store.MaxValueSize)
 	class := flags & deadlineClassBit
@@ -235,11 +236,11 @@ func (l *loader) entry(b []byte) (rest []byte, err error) {
 		expire, delete = f.uvarint(), f.uvarint()
 	}
 	if f.bad || space >= command.Spaces || class >= deadlineClasses || len(key) == 0 ||
-		rev == 0 || rev > l.db.revision.Load() ||
+		rev == 0 || rev > l.db.revision.Load() || since >= rev ||
 		expire > delete || delete > math.MaxInt64 {
 		return nil, errMalformed
 	}
-	e := &entry{rev: rev}
+	e := &entry{rev: rev, written: rev - since}
 	if flags&expiredFlag != 0 {
 		if len(value) > 0 {
 			return nil, errMalformed

@@ -26,7 +26,7 @@ type twin struct {
 
 type twinEntry struct {
 	value          string
-	rev            uint64
+	rev, written   uint64
 	expired        bool
 	expire, delete time.Duration // 0 = never
 	waits          int           // ticks until expire and delete begin to count
@@ -51,7 +51,7 @@ func (tw *twin) get(k spaceKey) (Entry, bool) {
 	if !ok || e.isDeleted(tw.now) {
 		return Entry{}, false
 	}
-	out := Entry{Revision: e.rev, Expired: e.isExpired(tw.now)}
+	out := Entry{Revision: e.written, Expired: e.isExpired(tw.now)}
 	left := func(at time.Duration) time.Duration {
 		if at == 0 || e.waits > 0 {
 			return at
@@ -107,7 +107,7 @@ func (tw *twin) apply(op command.Op) command.Result {
 	if op.Kind == command.Delete || op.Kind == command.CompareAndDelete {
 		delete(tw.entries, k)
 	} else {
-		e.rev = tw.rev
+		e.rev, e.written = tw.rev, tw.rev
 		tw.entries[k] = e
 	}
 	return command.Result{Done: true, Revision: tw.rev}
@@ -162,7 +162,7 @@ func (tw *twin) reap(limit int) (n int) {
 		if e.isDeleted(tw.now) {
 			delete(tw.entries, keys[0])
 		} else {
-			tw.entries[keys[0]] = twinEntry{expired: true, rev: tw.rev, delete: e.delete}
+			tw.entries[keys[0]] = twinEntry{expired: true, rev: tw.rev, written: e.written, delete: e.delete}
 		}
 	}
 	return n

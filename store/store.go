@@ -77,7 +77,7 @@ type Revision uint64
 type Entry struct {
 	Key      string
 	Value    []byte   // empty if Expired
-	Revision Revision // of the change that made this entry
+	Revision Revision // of the last call that changed the key; a deadline leaves it
 	Expired  bool     // the value has expired, the key is still there
 
 	// ExpireIn and DeleteIn are the times left, 0 for never. A key that was

@@ -1,0 +1,320 @@
+package dkv_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"dkv"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// In memory: the zero value of Options.
+func ExampleOpen_memory() {
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx := context.Background()
+	if err := db.Set(ctx, "greeting", []byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+	value, ok, err := db.Get(ctx, "greeting")
+	fmt.Println(string(value), ok, err)
+	// Output: hello true <nil>
+}
+
+// Durable: a directory. What was acknowledged is there after a crash.
+func ExampleOpen_durable() {
+	dir, err := os.MkdirTemp("", "dkv-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for range 2 {
+		db, err := dkv.Open(dkv.Options{Dir: dir})
+		if err != nil {
+			log.Fatal(err)
+		}
+		set, err := db.SetEIfUnset(ctx, "first run", nil, 0, 0)
+		fmt.Println("first run:", set, err)
+		db.Close()
+	}
+	// Output:
+	// first run: true <nil>
+	// first run: false <nil>
+}
+
+// Replicated: a directory, a name and the addresses of all members, the same on
+// each of them. Here the three are in one process; they are usually in three.
+func ExampleOpen_replicated() {
+	dir, err := os.MkdirTemp("", "dkv-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	members := map[string]string{"a": freeAddress(), "b": freeAddress(), "c": freeAddress()}
+	dbs := make(map[string]*dkv.DB)
+	for name := range members {
+		db, err := dkv.Open(dkv.Options{
+			Dir:     filepath.Join(dir, name),
+			Node:    name,
+			Members: members,
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer db.Close()
+		dbs[name] = db
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := dbs["a"].Set(ctx, "greeting", []byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+	value, ok, err := dbs["b"].Get(ctx, "greeting")
+	fmt.Println(string(value), ok, err)
+	// Output: hello true <nil>
+}
+
+// Remote: a program that cannot embed a replica is a client of one that does and
+// listens.
+func ExampleOpen_remote() {
+	dir, err := os.MkdirTemp("", "dkv-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	endpoint := "unix://" + filepath.Join(dir, "dkv.sock")
+
+	node, err := dkv.Open(dkv.Options{Dir: filepath.Join(dir, "data"), Listen: []string{endpoint}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer node.Close()
+
+	db, err := dkv.Open(dkv.Options{Connect: []string{endpoint}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := db.Set(ctx, "greeting", []byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+	value, ok, err := node.Get(ctx, "greeting")
+	fmt.Println(string(value), ok, err)
+	// Output: hello true <nil>
+}
+
+// Two-stage time: at expireIn the value goes, at deleteIn the key.
+func Example_twoStageTime() {
+	db, _ := dkv.Open(dkv.Options{})
+	defer db.Close()
+	ctx := context.Background()
+
+	db.SetE(ctx, "session", []byte("alice"), 20*time.Millisecond, time.Hour)
+	time.Sleep(40 * time.Millisecond)
+	_, found, _ := db.Get(ctx, "session")
+	there, _ := db.Has(ctx, "session")
+	set, _ := db.SetEIfUnset(ctx, "session", []byte("bob"), 0, 0)
+	fmt.Println("value:", found, "key:", there, "set:", set)
+
+	db.Delete(ctx, "session")
+	set, _ = db.SetEIfUnset(ctx, "session", []byte("bob"), 0, 0)
+	fmt.Println("set after delete:", set)
+	// Output:
+	// value: false key: true set: false
+	// set after delete: true
+}
+
+// A lock is held by an owner until it is released or its time is over.
+func Example_lock() {
+	db, _ := dkv.Open(dkv.Options{})
+	defer db.Close()
+	ctx := context.Background()
+
+	owner, ok, _ := db.Acquire(ctx, "report", time.Minute)
+	fmt.Println("acquired:", ok)
+	_, ok, _ = db.Acquire(ctx, "report", time.Minute)
+	fmt.Println("acquired while held:", ok)
+
+	ok, _ = db.Release(ctx, "report", owner)
+	fmt.Println("released:", ok)
+	again, _, _ := db.Acquire(ctx, "report", time.Minute)
+	ok, _ = db.Release(ctx, "report", owner)
+	fmt.Println("released by the former owner:", ok)
+	fmt.Println("token rises:", again.Token() > owner.Token())
+	// Output:
+	// acquired: true
+	// acquired while held: false
+	// released: true
+	// released by the former owner: false
+	// token rises: true
+}
+
+// The kind of an error says what became of the operation.
+func ExampleKindOf() {
+	db, _ := dkv.Open(dkv.Options{})
+	defer db.Close()
+	err := db.Set(context.Background(), "", nil)
+	fmt.Println(errors.Is(err, dkv.ErrEmptyKey), dkv.KindOf(err) == dkv.KindFinal)
+	fmt.Println(dkv.KindOf(err))
+	// Output:
+	// true true
+	// final
+}
+
+func freeAddress() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func TestOptionsThatContradictThemselvesAreAllNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	members := map[string]string{"a": "127.0.0.1:1"}
+	for _, test := range []struct {
+		name string
+		opts dkv.Options
+		want []string
+	}{
+		{"members without Dir", dkv.Options{Node: "a", Members: members}, []string{"Node is set without Dir", "Members is set without Dir"}},
+		{"snapshots without Dir", dkv.Options{SnapshotBytes: 1}, []string{"SnapshotBytes"}},
+		{"a client with data", dkv.Options{Connect: []string{"tcp://127.0.0.1:1"}, Dir: file, Listen: []string{"x"}}, []string{"Dir is set with Connect", "Listen is set with Connect", `"x"`}},
+		{"unknown network", dkv.Options{Connect: []string{"carrier://pigeon"}}, []string{"Connect", "carrier", "tcp and unix"}},
+		{"relative socket", dkv.Options{Listen: []string{"unix://s"}}, []string{"Listen", "not absolute"}},
+		{"beyond loopback", dkv.Options{Listen: []string{"tcp://0.0.0.0:0"}}, []string{"loopback"}},
+		{"a file for a socket", dkv.Options{Listen: []string{"unix://" + file}}, []string{"file of another kind"}},
+		{"a file for a directory", dkv.Options{Dir: filepath.Join(file, "dir")}, []string{"Dir", "not a directory"}},
+		{"unknown node", dkv.Options{Dir: t.TempDir(), Node: "b", Members: members}, []string{`Node "b"`, "a=127.0.0.1:1"}},
+		{"everything", dkv.Options{Dir: t.TempDir(), SnapshotBytes: -1, Members: map[string]string{"a": "nowhere", "": ":1"}},
+			[]string{"SnapshotBytes", "Node is empty", `Members["a"]`, "empty name", "no host"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			db, err := dkv.Open(test.opts)
+			if !errors.Is(err, dkv.ErrBadOptions) || dkv.KindOf(err) != dkv.KindFinal || db != nil {
+				t.Fatalf("%v, %v", db, err)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q does not name %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestKeysAndLocksNeverMeet(t *testing.T) {
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx := context.Background()
+	if err := db.Set(ctx, "x", []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	owner, ok, err := db.Acquire(ctx, "x", time.Minute)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	if err := db.Delete(ctx, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, _ := db.Acquire(ctx, "x", time.Minute); ok {
+		t.Fatal("deleting the key freed the lock")
+	}
+	if ok, err := db.Release(ctx, "x", owner); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if ok, _ := db.Has(ctx, "x"); ok {
+		t.Fatal("the lock is seen as a key")
+	}
+}
+
+func TestSeveralStoresInOneProcessAreApart(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			opts := dkv.Options{}
+			if i > 0 {
+				opts.Dir = filepath.Join(dir, fmt.Sprint(i))
+			}
+			db, err := dkv.Open(opts)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer db.Close()
+			if set, err := db.SetEIfUnset(ctx, "k", []byte(fmt.Sprint(i)), 0, 0); !set || err != nil {
+				t.Error(set, err)
+			}
+			value, _, err := db.Get(ctx, "k")
+			if !bytes.Equal(value, []byte(fmt.Sprint(i))) {
+				t.Errorf("%q, %v in store %d", value, err, i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestThousandStoresInMemoryLeaveNothingBehind(t *testing.T) {
+	for i := range 1000 {
+		db, err := dkv.Open(dkv.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.SetE(context.Background(), "k", nil, time.Hour, time.Hour); err != nil {
+			t.Fatal(i, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestStandardLoggerStaysTheHostPrograms(t *testing.T) {
+	var out bytes.Buffer
+	log.SetOutput(&out)
+	defer log.SetOutput(os.Stderr)
+	if log.Flags() != log.LstdFlags || log.Prefix() != "" {
+		t.Fatalf("flags %d, prefix %q", log.Flags(), log.Prefix())
+	}
+	log.SetFlags(0)
+	defer log.SetFlags(log.LstdFlags)
+	log.Print("hello")
+	if out.String() != "hello\n" {
+		t.Fatalf("%q", out.String())
+	}
+}
