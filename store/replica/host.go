@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -96,7 +97,7 @@ func groupID(members map[string]string) uint64 {
 }
 
 // startHost starts the replica. It returns before the replica has a leader.
-func startHost(dir *directory, create sm.CreateConcurrentStateMachineFunc) (h *host, err error) {
+func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentStateMachineFunc) (h *host, err error) {
 	silence()
 	defer func() {
 		if r := recover(); r != nil {
@@ -110,7 +111,7 @@ func startHost(dir *directory, create sm.CreateConcurrentStateMachineFunc) (h *h
 
 	id := dir.identity
 	members := id.Members
-	h = &host{changes: &leaderChanges{next: make(chan struct{})}}
+	h = &host{changes: &leaderChanges{log: log, next: make(chan struct{})}}
 	nhc := config.NodeHostConfig{
 		DeploymentID:        groupID(members),
 		NodeHostDir:         dir.join(raftDir),
@@ -353,6 +354,7 @@ func (h *host) close() {
 
 // leaderChanges tells those who wait that another replica leads.
 type leaderChanges struct {
+	log    *slog.Logger
 	mu     sync.Mutex
 	leader uint64
 	next   chan struct{}
@@ -366,6 +368,7 @@ func (c *leaderChanges) LeaderUpdated(info raftio.LeaderInfo) {
 		return
 	}
 	c.leader = info.LeaderID
+	c.log.Info("leader known", "replica", info.LeaderID, "term", info.Term)
 	close(c.next)
 	c.next = make(chan struct{})
 }

@@ -191,6 +191,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-c
 	m.applied.Store(f.applied)
 	m.db.Store(db)
 	m.store.ticker.recovered(m)
+	m.store.log.Info("state recovered from a snapshot", "index", f.applied, "revision", db.Revision())
 	return nil
 }
 

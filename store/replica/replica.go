@@ -18,6 +18,7 @@ import (
 	"dkv/maple"
 	"dkv/store"
 
+	"github.com/lni/dragonboat/v4/config"
 	sm "github.com/lni/dragonboat/v4/statemachine"
 )
 
@@ -110,12 +111,13 @@ func Open(opts Options) (*Store, error) {
 	}
 	s.Do = s.batcher.do
 	s.init(opts)
-	s.host, err = startHost(dir, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
+	s.host, err = startHost(dir, s.log, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
 	if err != nil {
 		dir.close()
 		return nil, startError(opts, err)
 	}
 	s.start()
+	s.log.Info("replica started", "dir", dir.path, "node", opts.Node, "incarnation", s.incarnation)
 	return s, nil
 }
 
@@ -219,6 +221,9 @@ func checkAddress(addr string) error {
 	}
 	if host == "" {
 		return fmt.Errorf("%q has no host: the others could not reach it", addr)
+	}
+	if !config.IsValidAddress(addr) {
+		return fmt.Errorf("%q has neither an IP address nor a valid host name", addr)
 	}
 	return nil
 }
@@ -358,4 +363,5 @@ func (s *Store) stop() {
 	s.host.handOver(others, hand.Done())
 	s.host.close()
 	s.dir.close()
+	s.log.Info("replica stopped", "dir", s.dir.path)
 }
