@@ -111,7 +111,8 @@ func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentState
 
 	id := dir.identity
 	members := id.Members
-	h = &host{changes: &leaderChanges{log: log, next: make(chan struct{})}}
+	ids := replicaIDs(members)
+	h = &host{changes: &leaderChanges{log: log, ids: ids, next: make(chan struct{})}}
 	nhc := config.NodeHostConfig{
 		DeploymentID:        groupID(members),
 		NodeHostDir:         dir.join(raftDir),
@@ -128,7 +129,6 @@ func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentState
 		nhc.Expert.TransportFactory = noTransport{}
 		target[1] = nhc.RaftAddress
 	} else {
-		ids := replicaIDs(members)
 		h.replica = ids[id.Node]
 		nhc.RaftAddress = members[id.Node]
 		for name, addr := range members {
@@ -317,7 +317,24 @@ func (h *host) leads() bool { return h.leader() == h.replica }
 // handOver has another replica lead, if this one does and one of the others
 // takes over before patience ends.
 func (h *host) handOver(others []uint64, patience <-chan struct{}) {
-	const perTarget, poll = 400 * time.Millisecond, 2 * time.Millisecond
+	const (
+		quorum    = 200 * time.Millisecond // to see whether there is one to lead
+		settle    = 10 * time.Millisecond
+		perTarget = 500 * time.Millisecond // then Dragonboat gives a transfer up
+		poll      = 2 * time.Millisecond
+	)
+	if len(others) == 0 || !h.leads() {
+		return
+	}
+	// A replica ignores the call to lead while it has not applied all that is
+	// committed. The barrier's heartbeats tell the others what is; they need a
+	// moment to apply it.
+	ctx, cancel := context.WithTimeout(context.Background(), quorum)
+	defer cancel()
+	if !h.readIndex(ctx.Done(), patience) {
+		return
+	}
+	time.Sleep(settle)
 	for _, target := range others {
 		if !h.leads() {
 			return
@@ -354,7 +371,9 @@ func (h *host) close() {
 
 // leaderChanges tells those who wait that another replica leads.
 type leaderChanges struct {
-	log    *slog.Logger
+	log *slog.Logger
+	ids map[string]uint64
+
 	mu     sync.Mutex
 	leader uint64
 	next   chan struct{}
@@ -368,7 +387,11 @@ func (c *leaderChanges) LeaderUpdated(info raftio.LeaderInfo) {
 		return
 	}
 	c.leader = info.LeaderID
-	c.log.Info("leader known", "replica", info.LeaderID, "term", info.Term)
+	for name, id := range c.ids {
+		if id == info.LeaderID {
+			c.log.Info("leader known", "leader", name, "term", info.Term)
+		}
+	}
 	close(c.next)
 	c.next = make(chan struct{})
 }

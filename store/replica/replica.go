@@ -117,7 +117,7 @@ func Open(opts Options) (*Store, error) {
 		return nil, startError(opts, err)
 	}
 	s.start()
-	s.log.Info("replica started", "dir", dir.path, "node", opts.Node, "incarnation", s.incarnation)
+	s.log.Info("replica started", "dir", dir.path, "incarnation", s.incarnation)
 	return s, nil
 }
 

@@ -1,0 +1,355 @@
+package replica
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"testing"
+	"time"
+
+	"dkv/internal/command"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+	"pgregory.net/rapid"
+)
+
+// hands is the clock of one simulated member: real time from where it began.
+type hands struct {
+	real   *time.Duration
+	offset time.Duration
+}
+
+func (h hands) Now() time.Duration                               { return *h.real + h.offset }
+func (hands) AfterFunc(time.Duration, func()) (stop func() bool) { panic("not simulated") }
+
+// simulated is a group's log, and members that propose ticks and apply it when
+// the test has them do so. What they run is the machine and the ticker of a
+// store; only Dragonboat and the ticker's goroutine are left out.
+type simulated struct {
+	real    time.Duration
+	log     [][]byte
+	members []*simMember
+	pending [][]byte // stamped or called, but not in the log yet
+	writes  []simWrite
+}
+
+type simMember struct {
+	*Store
+	applied int // entries of the log
+}
+
+// simWrite is a write that began at a known moment.
+type simWrite struct {
+	began    time.Duration
+	key      string
+	expireIn time.Duration
+	deleteIn time.Duration
+}
+
+func (s *simulated) start(offset time.Duration) *simMember {
+	m := &simMember{Store: &Store{member: 1 << 40}}
+	m.machine = newMachine(m.Store)
+	m.ticker.init(hands{&s.real, offset})
+	m.ticker.propose = func(t command.Tick) { s.pending = append(s.pending, command.AppendTick(nil, t)) }
+	m.snapshotter.init(1<<60, 0)
+	return m
+}
+
+// apply has m apply the next n entries, in one go.
+func (s *simulated) apply(t interface{ Fatalf(string, ...any) }, m *simMember, n int) {
+	var entries []sm.Entry
+	for range n {
+		entries = append(entries, sm.Entry{Index: uint64(m.applied + 1), Cmd: s.log[m.applied]})
+		m.applied++
+	}
+	if n > 0 {
+		m.machine.Update(entries)
+	}
+	for _, e := range entries {
+		if e.Result.Value != resultOK {
+			t.Fatalf("entry %d is refused", e.Index)
+		}
+	}
+}
+
+// write begins a write now; it is in the log once its entry is appended.
+func (s *simulated) write(expireIn, deleteIn time.Duration) {
+	n := len(s.writes) + 1
+	w := simWrite{began: s.real, key: fmt.Sprint(n), expireIn: expireIn, deleteIn: deleteIn}
+	s.writes = append(s.writes, w)
+	// Each is of a member of its own, so that they may overtake each other.
+	entry := command.AppendBatchHeader(nil, command.Batch{Member: uint64(n), Incarnation: 1, Seq: 1}, 1)
+	entry = command.AppendOp(entry, &command.Op{Kind: command.Set, Key: w.key, Value: []byte("v"), ExpireIn: expireIn, DeleteIn: deleteIn})
+	s.pending = append(s.pending, entry)
+}
+
+// early looks for a deadline that has come on m before its time. Every write
+// whose revision m has seen is there unless its deadline took it.
+func (s *simulated) early(m *simMember) (ended int, fault string) {
+	db := m.machine.db.Load()
+	in := make(map[uint64]bool)
+	for _, entry := range s.log[:m.applied] {
+		var e command.Entry
+		if command.Decode(entry, &e) == nil && !e.IsTick {
+			in[e.Batch.Member] = true
+		}
+	}
+	for i, w := range s.writes {
+		if !in[uint64(i+1)] {
+			continue
+		}
+		if _, ok := db.Get(command.Keys, w.key); !ok {
+			ended++
+			if s.real < w.began+min(w.expireIn, w.deleteIn) {
+				return ended, fmt.Sprintf("key %s of %v expired after %v", w.key, w.expireIn, s.real-w.began)
+			}
+		}
+		if !db.Has(command.Keys, w.key) && s.real < w.began+w.deleteIn {
+			return ended, fmt.Sprintf("key %s of %v was deleted after %v", w.key, w.deleteIn, s.real-w.began)
+		}
+	}
+	return ended, ""
+}
+
+// restart forgets all that m knew but the log, and has it begin anew: from the
+// start of the log, or from a snapshot that another member made.
+func (s *simulated) restart(t *rapid.T, i int, from *simMember, offset time.Duration) {
+	m := s.start(offset)
+	if from != nil {
+		state, _ := from.machine.PrepareSnapshot()
+		var saved bytes.Buffer
+		if err := from.machine.SaveSnapshot(state, &saved, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.machine.RecoverFromSnapshot(&saved, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		m.applied = from.applied
+	}
+	s.members[i] = m
+}
+
+func TestNoDeadlineComesEarlyWhoeverTicksAndWhenever(t *testing.T) {
+	var ended, counted, restarts int
+	rapid.Check(t, func(t *rapid.T) {
+		s := &simulated{}
+		duration := func(limit time.Duration, label string) time.Duration {
+			// Of all sizes: short ones are as likely as long ones.
+			exponent := rapid.IntRange(0, 40).Draw(t, label+" size")
+			return min(limit, time.Duration(rapid.Int64Range(1, 1<<exponent).Draw(t, label)))
+		}
+		// The last member applies everything at once and never proposes: it
+		// sees a deadline the moment anybody could.
+		proposers := rapid.IntRange(1, 3).Draw(t, "proposers")
+		for range proposers + 1 {
+			s.members = append(s.members, s.start(duration(1000*time.Second, "offset")))
+		}
+		observer := func() *simMember { return s.members[proposers] }
+		member := func() int { return rapid.IntRange(0, proposers-1).Draw(t, "member") }
+		appendPending := func(keep bool) {
+			if len(s.pending) == 0 {
+				return
+			}
+			i := rapid.IntRange(0, len(s.pending)-1).Draw(t, "pending")
+			s.log = append(s.log, s.pending[i])
+			if !keep {
+				s.pending = append(s.pending[:i], s.pending[i+1:]...)
+			}
+			s.apply(t, observer(), len(s.log)-observer().applied)
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"time passes": func(t *rapid.T) { s.real += duration(20*time.Second, "time") },
+			"write": func(t *rapid.T) {
+				deleteIn := duration(20*time.Second, "deleteIn")
+				s.write(duration(20*time.Second, "expireIn"), deleteIn)
+			},
+			"stamp": func(t *rapid.T) { s.members[member()].ticker.tick() },
+			"tick as a leader does": func(t *rapid.T) {
+				// Without delays: most intervals that count are of this sort.
+				m := s.members[member()]
+				s.apply(t, m, len(s.log)-m.applied)
+				m.ticker.tick()
+				last := len(s.pending) - 1
+				s.log = append(s.log, s.pending[last])
+				s.pending = s.pending[:last]
+				s.apply(t, m, 1)
+				s.apply(t, observer(), len(s.log)-observer().applied)
+			},
+			"append":           func(t *rapid.T) { appendPending(false) },
+			"append and again": func(t *rapid.T) { appendPending(true) },
+			"drop": func(t *rapid.T) {
+				if len(s.pending) > 0 {
+					s.pending = s.pending[1:]
+				}
+			},
+			"apply": func(t *rapid.T) {
+				m := s.members[member()]
+				s.apply(t, m, rapid.IntRange(0, len(s.log)-m.applied).Draw(t, "entries"))
+			},
+			"restart": func(t *rapid.T) {
+				restarts++
+				var from *simMember
+				if rapid.Bool().Draw(t, "from a snapshot") {
+					from = s.members[rapid.IntRange(0, proposers).Draw(t, "whose")]
+				}
+				s.restart(t, member(), from, duration(1000*time.Second, "offset"))
+			},
+			"": func(t *rapid.T) {
+				for _, m := range s.members {
+					n, fault := s.early(m)
+					if fault != "" {
+						t.Fatal(fault)
+					}
+					ended += n
+				}
+			},
+		})
+		counted += int(observer().machine.ticks)
+		for i := range proposers {
+			s.apply(t, s.members[i], len(s.log)-s.members[i].applied)
+			if a, b := s.members[i].machine.checksum(), observer().machine.checksum(); a != b {
+				t.Fatalf("members %d and the observer differ: %v, %v", i, a, b)
+			}
+		}
+	})
+	if ended == 0 || counted == 0 || restarts == 0 {
+		t.Errorf("nothing was put to the test: %d deadlines seen, %d ticks counted, %d restarts", ended, counted, restarts)
+	}
+	t.Logf("%d ticks counted, %d restarts, %d times a deadline had come", counted, restarts, ended)
+}
+
+// TestDeadlinesAreLateByNoMoreThanTheBound has one leader tick as ticker.work
+// does, with commits that take their time, while writes come when they like.
+func TestDeadlinesAreLateByNoMoreThanTheBound(t *testing.T) {
+	var worst time.Duration
+	rapid.Check(t, func(t *rapid.T) {
+		s := &simulated{}
+		s.members = append(s.members, s.start(0))
+		m := s.members[0]
+		maxCommit := time.Duration(rapid.Int64Range(1, int64(20*time.Millisecond)).Draw(t, "slowest commit"))
+		commit := func() time.Duration {
+			return time.Duration(rapid.Int64Range(0, int64(maxCommit)).Draw(t, "commit"))
+		}
+		// Seen by ticker.work as its timer and its wake channel.
+		var timer time.Duration
+		armed := false
+		awake := func() bool {
+			select {
+			case <-m.ticker.wake:
+				return true
+			default:
+				return armed && timer <= s.real
+			}
+		}
+		work := func() {
+			for {
+				wait, any := m.ticker.wait()
+				if !any || wait > 0 {
+					armed, timer = any, s.real+max(wait, minTick)
+					return
+				}
+				m.ticker.tick()
+				s.real += commit()
+				s.log, s.pending = append(s.log, s.pending...), nil
+				s.apply(t, m, len(s.log)-m.applied)
+			}
+		}
+		late := func() {
+			db := m.machine.db.Load()
+			for _, w := range s.writes {
+				if _, ok := db.Get(command.Keys, w.key); ok {
+					over := s.real - w.began - w.expireIn
+					worst = max(worst, over)
+					if over > 100*time.Millisecond+w.expireIn/100 {
+						t.Fatalf("key %s of %v is there after %v", w.key, w.expireIn, s.real-w.began)
+					}
+				}
+			}
+		}
+		until := func(end time.Duration) {
+			for s.real < end {
+				if awake() {
+					armed = false
+					work()
+				} else if armed {
+					s.real = min(end, max(timer, s.real+1))
+				} else {
+					s.real = end
+				}
+				late()
+			}
+		}
+		for range rapid.IntRange(1, 20).Draw(t, "writes") {
+			until(s.real + time.Duration(rapid.Int64Range(0, int64(2*time.Second)).Draw(t, "until next write")))
+			exponent := rapid.IntRange(0, 35).Draw(t, "size")
+			s.write(time.Duration(rapid.Int64Range(1, 1<<exponent).Draw(t, "expireIn")), time.Hour)
+			s.real += commit()
+			s.log, s.pending = append(s.log, s.pending...), nil
+			s.apply(t, m, len(s.log)-m.applied)
+		}
+		until(s.real + 40*time.Second)
+		db := m.machine.db.Load()
+		for _, w := range s.writes {
+			if _, ok := db.Get(command.Keys, w.key); ok {
+				t.Fatalf("key %s of %v never expired", w.key, w.expireIn)
+			}
+		}
+	})
+	t.Logf("the latest deadline came %v late", worst)
+}
+
+// TestTickAfterATickThatDidNotCountMeasuresNothingTwice is the simplest history
+// in which adding up all ticks would be early: two members measure the same
+// interval.
+func TestTickAfterATickThatDidNotCountMeasuresNothingTwice(t *testing.T) {
+	s := &simulated{}
+	s.members = append(s.members, s.start(0), s.start(time.Minute))
+	all := func() {
+		s.log, s.pending = append(s.log, s.pending...), nil
+		for _, m := range s.members {
+			s.apply(t, m, len(s.log)-m.applied)
+		}
+	}
+	s.write(10*time.Second, 10*time.Second)
+	all()
+	s.members[0].ticker.tick()
+	all()
+	s.members[0].ticker.tick()
+	all()
+	s.real += 9 * time.Second
+	s.members[0].ticker.tick()
+	s.members[1].ticker.tick()
+	all()
+	if now := s.members[0].machine.db.Load().Now(); now != int64(9*time.Second) {
+		t.Errorf("the clock moved by %v in 9 s", time.Duration(now))
+	}
+	if _, fault := s.early(s.members[0]); fault != "" {
+		t.Error(fault)
+	}
+}
+
+// FuzzUpdateTakesAnyEntry: whatever stands in the log, every member does the
+// same with it and none ends.
+func FuzzUpdateTakesAnyEntry(f *testing.F) {
+	tick := command.AppendTick(nil, command.Tick{Nonce: 1, Elapsed: 5, Lag: 2})
+	batch := command.AppendBatchHeader(nil, command.Batch{Member: 1, Incarnation: 1, Seq: 1}, 1)
+	batch = command.AppendOp(batch, &command.Op{Kind: command.Set, Key: "k", Value: []byte("v"), ExpireIn: 3, DeleteIn: 4})
+	f.Add(tick, batch)
+	f.Add(batch, tick)
+	f.Add([]byte{}, binary.AppendUvarint(bytes.Clone(tick), 1))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		s := &simulated{log: [][]byte{a, b, a, tick, b}}
+		one, other := s.start(0), s.start(time.Hour)
+		for range s.log {
+			one.machine.Update([]sm.Entry{{Index: uint64(one.applied + 1), Cmd: s.log[one.applied]}})
+			one.applied++
+		}
+		for i, cmd := range s.log {
+			s.real += time.Second
+			other.machine.Update([]sm.Entry{{Index: uint64(i + 1), Cmd: cmd}})
+		}
+		if x, y := one.machine.checksum(), other.machine.checksum(); x != y {
+			t.Fatalf("%v, %v", x, y)
+		}
+	})
+}
