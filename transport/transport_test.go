@@ -1,8 +1,21 @@
 package transport
 
 import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
+	"dkv/internal/command"
+	"dkv/lock"
 	"dkv/store"
 	"dkv/store/local"
 	"dkv/store/storetest"
@@ -55,4 +68,246 @@ func TestConformanceOfClients(t *testing.T) {
 			}})
 		})
 	}
+}
+
+func background(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestLocksOverTheNetwork(t *testing.T) {
+	ctx := background(t)
+	c := connect(t, serve(t, "tcp://127.0.0.1:0"))
+	locks := lock.New(c)
+	owner, ok, err := locks.Acquire(ctx, "x", time.Minute)
+	if !ok || err != nil || owner.Token() == 0 {
+		t.Fatal(owner, ok, err)
+	}
+	if _, ok, err := locks.Acquire(ctx, "x", time.Minute); ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if ok, err := locks.Release(ctx, "x", owner); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if ok, err := locks.Release(ctx, "x", owner); ok || err != nil {
+		t.Fatal("released twice:", ok, err)
+	}
+}
+
+func TestClientGoesOnAtTheNextEndpoint(t *testing.T) {
+	ctx := background(t)
+	s := local.Open(local.Options{})
+	defer s.Close()
+	var servers []*Server
+	var endpoints []string
+	for range 2 {
+		l, err := Listen("tcp://127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := NewServer(s)
+		server.Start(l)
+		defer server.Close()
+		servers = append(servers, server)
+		endpoints = append(endpoints, "tcp://"+l.Addr().String())
+	}
+	c := connect(t, endpoints...)
+	if err := c.Set(ctx, "k", []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	servers[0].Close()
+	if value, ok, err := c.Get(ctx, "k"); string(value) != "v" || !ok || err != nil {
+		t.Fatal(value, ok, err)
+	}
+	servers[1].Close()
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if err := c.Set(short, "k", nil); store.KindOf(err) != store.KindNotApplied && store.KindOf(err) != store.KindUnknown {
+		t.Fatalf("without a server: %v", err)
+	}
+}
+
+// stuck is a store whose writes end only with their context.
+type stuck struct {
+	*local.Store
+	began chan struct{}
+}
+
+func (s stuck) SetE(ctx context.Context, _ string, _ []byte, _, _ time.Duration) error {
+	s.began <- struct{}{}
+	<-ctx.Done()
+	return store.ErrUnknown
+}
+
+func TestWriteWhoseConnectionIsCutIsUnknown(t *testing.T) {
+	ctx := background(t)
+	s := stuck{local.Open(local.Options{}), make(chan struct{}, 1)}
+	defer s.Close()
+	server := NewServer(s)
+	l, err := Listen("tcp://127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Start(l)
+	c := connect(t, "tcp://"+l.Addr().String())
+	done := make(chan error)
+	go func() { done <- c.Set(ctx, "k", nil) }()
+	<-s.began
+	server.Close()
+	if err := <-done; !errors.Is(err, store.ErrUnknown) {
+		t.Fatal(err)
+	}
+}
+
+func TestDeadlineOfTheClientEndsTheWorkOfTheServer(t *testing.T) {
+	const n = maxInFlight + 10 // more than are worked on at a time
+	s := stuck{local.Open(local.Options{}), make(chan struct{}, n)}
+	defer s.Close()
+	server := NewServer(s)
+	l, err := Listen("tcp://127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Start(l)
+	defer server.Close()
+
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	w := bufio.NewWriter(conn)
+	w.Write(hello)
+	set := command.AppendOp(nil, &command.Op{Kind: command.Set, Key: "k"})
+	for id := range uint64(n) {
+		writeFrame(w, request{id: id, timeout: time.Millisecond, method: methodWrite, arg: set}.append(nil))
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(conn)
+	if err := readHello(r); err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		body, err := readFrame(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp, err := parseResponse(body); err != nil || resp.code != uint64(store.ErrUnknown.Code()) {
+			t.Fatal(resp, err)
+		}
+	}
+	if len(s.began) != n {
+		t.Fatalf("%d of %d writes reached the store", len(s.began), n)
+	}
+}
+
+func TestStrangersAreTurnedAway(t *testing.T) {
+	ctx := background(t)
+	endpoint := serve(t, "tcp://127.0.0.1:0")
+	huge := binary.LittleEndian.AppendUint32(bytes.Clone(hello), maxFrame+1)
+	for name, sent := range map[string][]byte{
+		"http":            []byte("GET / HTTP/1.1\r\n\r\n"),
+		"another version": append([]byte(magic), version+1),
+		"frame too large": huge,
+		"no request":      append(bytes.Clone(hello), 1, 0, 0, 0, 0x80),
+		"unknown method":  append(bytes.Clone(hello), 3, 0, 0, 0, 1, 0, byte(methods)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := dial(ctx, endpoint)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			if _, err := conn.Write(sent); err != nil {
+				t.Fatal(err)
+			}
+			reply, err := io.ReadAll(conn)
+			if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+				t.Fatal(err)
+			}
+			if len(reply) > len(hello) {
+				t.Fatalf("answered %q", reply)
+			}
+		})
+	}
+	c := connect(t, endpoint)
+	if err := c.Set(ctx, "k", nil); err != nil {
+		t.Fatal("an honest client after the strangers:", err)
+	}
+}
+
+func TestSocketIsItsOwnersAlone(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	l, err := Listen("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != os.ModeSocket|0o600 {
+		t.Fatal(info.Mode(), err)
+	}
+	if _, err := Listen("unix://" + path); !errors.Is(err, store.ErrBadOptions) {
+		t.Fatal("listened on a socket in use:", err)
+	}
+	l.Close()
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Fatal("left behind:", left)
+	}
+
+	// A process that was killed leaves its socket behind.
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	if l, err = Listen("unix://" + path); err != nil {
+		t.Fatal("stale socket:", err)
+	}
+	l.Close()
+
+	target := filepath.Join(dir, "target")
+	if err := os.WriteFile(target, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen("unix://" + path); !errors.Is(err, store.ErrBadOptions) {
+		t.Fatal("followed a symlink:", err)
+	}
+	if b, _ := os.ReadFile(target); string(b) != "precious" {
+		t.Fatal("what the symlink points to was changed")
+	}
+}
+
+// FuzzFrames feeds a server's and a client's decoders.
+func FuzzFrames(f *testing.F) {
+	f.Add(request{id: 1, timeout: time.Second, method: methodGet, arg: []byte("k")}.append(nil))
+	f.Add(response{id: 300, code: 3, result: []byte("text")}.append(nil))
+	f.Add(appendEntry(nil, store.Entry{Value: []byte("v"), Revision: 7, ExpireIn: 1, DeleteIn: 2}))
+	s := NewServer(local.Open(local.Options{}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if req, err := parseRequest(b); err == nil {
+			req.timeout = time.Nanosecond
+			s.answer(context.Background(), req)
+		}
+		if resp, err := parseResponse(b); err == nil {
+			if again, err := parseResponse(resp.append(nil)); err != nil || again.id != resp.id || again.code != resp.code {
+				t.Fatal(again, err)
+			}
+			resp.err(store.ErrUnknown)
+		}
+		parseEntry("k", b)
+		parseResult(b)
+		parseInfo(b)
+		readFrame(bufio.NewReader(bytes.NewReader(b)))
+	})
 }
