@@ -50,13 +50,16 @@ func (db *DB) Apply(op *command.Op) (res command.Result) {
 		res = command.Result{Done: true, Revision: db.replace(op.Space, op.Key, old, next)}
 		return next, next.gone()
 	})
+	if res.Done {
+		db.schedule(op.Space, op.Key, next)
+	}
 	return res
 }
 
 // replace makes next the newest version of key, where old (nil if the key is
 // not in the map) was. It returns the change's revision. The caller holds gate
-// shared and the lock of key's bucket, and puts next in the map unless it is
-// gone.
+// shared and the lock of key's bucket, puts next in the map unless it is gone,
+// and then schedules it.
 func (db *DB) replace(space command.Space, key string, old, next *entry) uint64 {
 	next.rev = db.revision.Add(1)
 	if next.written == 0 {
@@ -76,7 +79,6 @@ func (db *DB) replace(space command.Space, key string, old, next *entry) uint64 
 	if next.kind != tombstone {
 		bytes += int64(len(key) + len(next.value))
 		keys++
-		db.schedule(space, key, next)
 	}
 	if keys != 0 {
 		db.keys[space].Add(keys)

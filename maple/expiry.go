@@ -111,9 +111,11 @@ func (h *itemHeap) Pop() any {
 	return it
 }
 
-// schedule sees to it that e is reaped when its next deadline comes.
+// schedule sees to it that e is reaped when its next deadline comes. It is called
+// once e is in the map: a reminder of an entry that is not there counts as stale
+// and may be dropped.
 func (db *DB) schedule(space command.Space, key string, e *entry) {
-	if e.deadlines == nil {
+	if e.deadlines == nil || e.kind == tombstone {
 		return
 	}
 	it := item{at: e.next(), rev: e.rev, space: space, key: key}
@@ -193,20 +195,24 @@ func (x *expiry) popDue(now int64) (item, bool) {
 func (db *DB) reap(it item, now int64) (done bool) {
 	token := db.gate.RLock()
 	defer db.gate.RUnlock(token)
+	var next *entry
 	db.spaces[it.space].Compute(it.key, func(old *entry, loaded bool) (*entry, bool) {
 		if !loaded || old.rev != it.rev {
 			return old, !loaded
 		}
-		next := &entry{kind: tombstone, written: old.written}
+		next = &entry{kind: tombstone, written: old.written}
 		if !old.isDeleted(now) {
 			next.kind = expired
 			next.deadlines = old.deadlines.deleteOnly()
 		}
-		done = true
 		db.replace(it.space, it.key, old, next)
 		return next, next.gone()
 	})
-	return done
+	if next == nil {
+		return false
+	}
+	db.schedule(it.space, it.key, next)
+	return true
 }
 
 // NextDeadline returns the reading of the clock at which Reap has something to

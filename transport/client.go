@@ -1,12 +1,9 @@
 package transport
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +17,9 @@ const (
 	dialTimeout = 5 * time.Second
 	minBackoff  = 10 * time.Millisecond
 	maxBackoff  = time.Second
+
+	maxQueued = 1024            // requests that wait to be sent on a connection
+	silence   = 2 * time.Second // a server that is silent that long may be stuck
 )
 
 // Client is a store.Store and a lock.Backend that some node's Server answers. It
@@ -31,12 +31,14 @@ type Client struct {
 	next      atomic.Uint64 // counts what is divided by len(endpoints) for the one in use
 	ctx       context.Context
 	cancel    context.CancelFunc
-	readers   sync.WaitGroup
+	dialing   chan struct{}  // has room for the one who dials
+	work      sync.WaitGroup // two goroutines for each connection
 
 	mu struct {
 		sync.Mutex
 		closed bool
-		conn   *clientConn // nil if there is none
+		conn   *clientConn              // the one in use, nil if there is none
+		open   map[*clientConn]struct{} // that one and those that are being given up
 	}
 }
 
@@ -54,9 +56,10 @@ func NewClient(endpoints []string) (*Client, error) {
 			return nil, err
 		}
 	}
-	c := &Client{endpoints: append([]string(nil), endpoints...)}
+	c := &Client{endpoints: append([]string(nil), endpoints...), dialing: make(chan struct{}, 1)}
+	c.mu.open = make(map[*clientConn]struct{})
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.Do = c.do
+	c.Writes = ops.New(c.do)
 	return c, nil
 }
 
@@ -65,13 +68,12 @@ func NewClient(endpoints []string) (*Client, error) {
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.mu.closed = true
-	conn := c.mu.conn
-	c.mu.Unlock()
-	c.cancel()
-	if conn != nil {
+	for conn := range c.mu.open {
 		conn.fail()
 	}
-	c.readers.Wait()
+	c.mu.Unlock()
+	c.cancel()
+	c.work.Wait()
 	return nil
 }
 
@@ -87,7 +89,16 @@ func (c *Client) Info(ctx context.Context) (store.Info, error) {
 	if err != nil {
 		return store.Info{}, err
 	}
-	return parseInfo(b)
+	info, err := parseInfo(b)
+	return info, garbled(err, store.ErrUnavailable)
+}
+
+// garbled is the error of a response that is not as the protocol has it.
+func garbled(err error, sentinel *store.Error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: the server's response: %w", sentinel, err)
 }
 
 // Get implements store.Store.
@@ -98,9 +109,9 @@ func (c *Client) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	}
 	value, ok, err := cutFound(b)
 	if !ok {
-		value = nil
+		return nil, false, garbled(err, store.ErrUnavailable)
 	}
-	return value, ok, err
+	return value, true, nil
 }
 
 // GetEntry implements store.Store.
@@ -111,10 +122,10 @@ func (c *Client) GetEntry(ctx context.Context, key string) (store.Entry, bool, e
 	}
 	b, ok, err := cutFound(b)
 	if !ok {
-		return store.Entry{}, false, err
+		return store.Entry{}, false, garbled(err, store.ErrUnavailable)
 	}
 	e, err := parseEntry(key, b)
-	return e, err == nil, err
+	return e, err == nil, garbled(err, store.ErrUnavailable)
 }
 
 // Has implements store.Store.
@@ -124,7 +135,7 @@ func (c *Client) Has(ctx context.Context, key string) (bool, error) {
 		return false, err
 	}
 	_, ok, err := cutFound(b)
-	return ok, err
+	return ok, garbled(err, store.ErrUnavailable)
 }
 
 func (c *Client) read(ctx context.Context, m method, key string) ([]byte, error) {
@@ -139,7 +150,8 @@ func (c *Client) do(ctx context.Context, op *command.Op) (command.Result, error)
 	if err != nil {
 		return command.Result{}, err
 	}
-	return parseResult(b)
+	res, err := parseResult(b)
+	return res, garbled(err, store.ErrUnknown)
 }
 
 // call sends a request until a server has answered it, ctx ends, or it may have
@@ -163,8 +175,12 @@ func (c *Client) call(ctx context.Context, m method, arg []byte) ([]byte, error)
 			case err == nil && resp.code != uint64(store.ErrClosed.Code()):
 				return resp.result, resp.err(unanswered)
 			case err == nil: // the server closes, the operation had no effect
-				conn.fail()
-			case sent && m == methodWrite:
+				err = resp.err(unanswered)
+				c.retire(conn)
+			case conn.stuck():
+				c.retire(conn)
+			}
+			if sent && m == methodWrite && resp.code == 0 {
 				return nil, ended(store.ErrUnknown, ctx)
 			}
 		}
@@ -179,7 +195,7 @@ func (c *Client) call(ctx context.Context, m method, arg []byte) ([]byte, error)
 			return nil, store.ErrClosed
 		case <-ctx.Done():
 			pause.Stop()
-			return nil, ops.Ended(store.ErrUnavailable, ctx)
+			return nil, fmt.Errorf("%w (%v)", ops.Ended(store.ErrUnavailable, ctx), err)
 		}
 	}
 }
@@ -193,175 +209,66 @@ func ended(sentinel error, ctx context.Context) error {
 
 // connect returns the connection in use, or makes one to the next endpoint.
 func (c *Client) connect(ctx context.Context) (*clientConn, error) {
-	c.mu.Lock()
-	conn, closed := c.mu.conn, c.mu.closed
-	c.mu.Unlock()
-	if closed {
+	if conn, err := c.current(); conn != nil || err != nil {
+		return conn, err
+	}
+	select {
+	case c.dialing <- struct{}{}:
+		defer func() { <-c.dialing }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-c.ctx.Done():
 		return nil, store.ErrClosed
 	}
-	if conn != nil && conn.alive() {
-		return conn, nil
+	if conn, err := c.current(); conn != nil || err != nil {
+		return conn, err
 	}
+
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	endpoint := c.endpoints[(c.next.Add(1)-1)%uint64(len(c.endpoints))]
-	fresh, err := dialServer(ctx, endpoint)
+	conn, err := dialServer(ctx, c.endpoints[c.next.Load()%uint64(len(c.endpoints))])
 	if err != nil {
+		c.next.Add(1)
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.closed {
-		fresh.fail()
+		conn.fail()
 		return nil, store.ErrClosed
 	}
-	if c.mu.conn != nil && c.mu.conn.alive() { // another operation was faster
-		fresh.fail()
-		return c.mu.conn, nil
-	}
-	c.mu.conn = fresh
-	c.readers.Go(fresh.read)
-	return fresh, nil
+	c.mu.conn = conn
+	c.mu.open[conn] = struct{}{}
+	c.work.Go(conn.write)
+	c.work.Go(func() {
+		conn.read()
+		c.retire(conn)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.mu.open, conn)
+	})
+	return conn, nil
 }
 
-// clientConn is a connection to a server.
-type clientConn struct {
-	conn   net.Conn
-	failed chan struct{} // closed when the connection is of no use any longer
-
-	write struct {
-		sync.Mutex
-		w   *bufio.Writer
-		buf []byte // reused
+// current returns the connection in use, nil if there is none.
+func (c *Client) current() (*clientConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.closed {
+		return nil, store.ErrClosed
 	}
-	calls struct {
-		sync.Mutex
-		last   uint64
-		failed bool
-		wait   map[uint64]chan response // have room for one
-	}
+	return c.mu.conn, nil
 }
 
-func dialServer(ctx context.Context, endpoint string) (*clientConn, error) {
-	conn, err := dial(ctx, endpoint)
-	if err != nil {
-		return nil, err
+// retire has further operations use another connection, to the next endpoint.
+// Those under way on this one may yet be answered; it ends with the last.
+func (c *Client) retire(conn *clientConn) {
+	c.mu.Lock()
+	if c.mu.conn == conn {
+		c.mu.conn = nil
+		c.next.Add(1)
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	_, err = conn.Write(hello)
-	if err == nil {
-		err = readHello(conn)
-	}
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	c := &clientConn{conn: conn, failed: make(chan struct{})}
-	c.write.w = bufio.NewWriter(conn)
-	c.calls.wait = make(map[uint64]chan response)
-	return c, nil
-}
-
-func (c *clientConn) alive() bool {
-	select {
-	case <-c.failed:
-		return false
-	default:
-		return true
-	}
-}
-
-// fail ends the connection and all that waits for it.
-func (c *clientConn) fail() {
-	c.calls.Lock()
-	defer c.calls.Unlock()
-	if !c.calls.failed {
-		c.calls.failed = true
-		close(c.failed)
-		c.conn.Close()
-	}
-}
-
-// read hands out responses until the connection fails.
-func (c *clientConn) read() {
-	for r := bufio.NewReader(c.conn); ; {
-		body, err := readFrame(r)
-		var resp response
-		if err == nil {
-			resp, err = parseResponse(body)
-		}
-		if err != nil {
-			c.fail()
-			return
-		}
-		c.calls.Lock()
-		wait := c.calls.wait[resp.id]
-		delete(c.calls.wait, resp.id)
-		c.calls.Unlock()
-		if wait != nil {
-			wait <- resp
-		}
-	}
-}
-
-var errConnection = errors.New("connection failed")
-
-// roundTrip sends a request and waits for its response. sent says whether the
-// server may have got it.
-func (c *clientConn) roundTrip(ctx context.Context, m method, arg []byte) (resp response, sent bool, err error) {
-	wait := make(chan response, 1)
-	c.calls.Lock()
-	if c.calls.failed {
-		c.calls.Unlock()
-		return response{}, false, errConnection
-	}
-	c.calls.last++
-	req := request{id: c.calls.last, method: m, arg: arg}
-	c.calls.wait[req.id] = wait
-	c.calls.Unlock()
-	defer func() {
-		c.calls.Lock()
-		delete(c.calls.wait, req.id)
-		c.calls.Unlock()
-	}()
-	if deadline, ok := ctx.Deadline(); ok {
-		req.timeout = max(1, time.Until(deadline))
-	}
-
-	if err := c.send(req); err != nil {
-		c.fail()
-		return response{}, true, err
-	}
-	select {
-	case resp := <-wait:
-		return resp, true, nil
-	case <-ctx.Done():
-		return response{}, true, ctx.Err()
-	case <-c.failed:
-		select {
-		case resp := <-wait:
-			return resp, true, nil
-		default:
-			return response{}, true, errConnection
-		}
-	}
-}
-
-func (c *clientConn) send(req request) error {
-	c.write.Lock()
-	defer c.write.Unlock()
-	c.write.buf = req.append(c.write.buf[:0])
-	c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	err := writeFrame(c.write.w, c.write.buf)
-	if err == nil {
-		err = c.write.w.Flush()
-	}
-	if cap(c.write.buf) > 1<<20 {
-		c.write.buf = nil
-	}
-	return err
+	c.mu.Unlock()
+	conn.retire()
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"dkv/store"
@@ -84,6 +85,7 @@ func checkLoopback(address string) error {
 type unixListener struct {
 	*net.UnixListener
 	path string
+	once sync.Once // for path
 }
 
 // listenUnix makes a socket that nobody but its owner can connect to at any
@@ -93,7 +95,7 @@ func listenUnix(path string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".dkv-")
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".")
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +114,7 @@ func listenUnix(path string) (net.Listener, error) {
 		l.Close()
 		return nil, err
 	}
-	return &unixListener{l, path}, nil
+	return &unixListener{UnixListener: l, path: path}, nil
 }
 
 // removeStale removes a socket that a process has left behind, and nothing else.
@@ -138,12 +140,11 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
+// Close removes the socket while it still listens: later, the path may be that of
+// a successor.
 func (l *unixListener) Close() error {
-	err := l.UnixListener.Close()
-	if err == nil {
-		os.Remove(l.path)
-	}
-	return err
+	l.once.Do(func() { os.Remove(l.path) })
+	return l.UnixListener.Close()
 }
 
 func dial(ctx context.Context, endpoint string) (net.Conn, error) {

@@ -30,7 +30,10 @@ import (
 //	code     uvarint   0, or the code of one of store's errors
 //	result   the rest  what the method returns, or the text of the error
 //
-// Responses come in any order.
+// Responses come in any order. A server that closes sends, as the last one, a
+// response with the id 0: its code is that of store.ErrClosed, and its result the
+// last id that the server has answered (uvarint). Requests after that had no
+// effect. The ids of one connection rise from 1.
 const (
 	magic   = "dkv\x00"
 	version = 1
@@ -142,6 +145,11 @@ func (r response) err(fallback *store.Error) error {
 		return sentinel
 	}
 	return fmt.Errorf("%w (from the server%s)", sentinel, text)
+}
+
+// goodbye is the last response of a server that closes.
+func goodbye(last uint64) response {
+	return response{code: uint64(store.ErrClosed.Code()), result: binary.AppendUvarint(nil, last)}
 }
 
 // writeFrame writes a frame; the caller flushes.

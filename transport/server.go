@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -17,9 +18,11 @@ import (
 )
 
 const (
-	helloTimeout = 5 * time.Second  // for a stranger to say who it is
-	writeTimeout = 10 * time.Second // for a client to take its responses
-	maxInFlight  = 1024             // requests of one connection at a time
+	helloTimeout  = 5 * time.Second  // for a stranger to say who it is
+	writeTimeout  = 10 * time.Second // for a client to take its responses
+	lingerTimeout = time.Second      // for a client to hang up when the server closes
+	drainTimeout  = 2 * time.Second  // for requests under way when the server closes
+	maxInFlight   = 1024             // requests of one connection at a time
 )
 
 // Backend is what a server serves.
@@ -32,47 +35,73 @@ type Backend interface {
 // Server answers clients of any number of listeners.
 type Server struct {
 	backend Backend
-	ctx     context.Context // ends with Close
+	ctx     context.Context // of the requests
 	cancel  context.CancelFunc
 	work    sync.WaitGroup // all goroutines
 
 	mu struct {
 		sync.Mutex
 		closed bool
-		open   map[interface{ Close() error }]struct{} // listeners and connections
+		open   map[stopper]struct{} // listeners and connections
 	}
 }
+
+// stopper is a listener, whose stop closes it, or a connection, whose stop keeps
+// further requests out.
+type stopper interface {
+	io.Closer
+	stop()
+}
+
+type listener struct{ net.Listener }
+
+func (l listener) stop() { l.Close() }
+
+type connection struct{ net.Conn }
+
+func (c connection) stop() { c.SetReadDeadline(time.Unix(1, 0)) }
 
 // NewServer returns a server of a store.
 func NewServer(b Backend) *Server {
 	s := &Server{backend: b}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.mu.open = make(map[interface{ Close() error }]struct{})
+	s.mu.open = make(map[stopper]struct{})
 	return s
 }
 
 // Start answers whoever connects to l, in the background, until Close, which
 // also closes l.
 func (s *Server) Start(l net.Listener) {
-	s.run(l, func() { s.accept(l) })
+	s.run(listener{l}, func() { s.accept(l) })
 }
 
-// Close closes the listeners and connections, and returns when no request is
-// being worked on any longer.
+// Close closes the listeners and takes no further requests. Those under way have
+// 2 s to be answered; then their contexts end. It returns when none is being
+// worked on any longer and all connections are closed.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.mu.closed = true
 	for c := range s.mu.open {
-		c.Close()
+		c.stop()
 	}
 	s.mu.Unlock()
-	s.cancel()
+	impatient := time.AfterFunc(drainTimeout, func() {
+		s.cancel()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.mu.open { // of clients that do not take their responses
+			c.Close()
+		}
+	})
+	defer impatient.Stop()
 	s.work.Wait()
+	s.cancel()
 	return nil
 }
 
-// run calls f in a goroutine and closes c when it returns or the server closes.
-func (s *Server) run(c interface{ Close() error }, f func()) {
+// run calls f in a goroutine and closes c when it returns. If the server closes,
+// it stops c.
+func (s *Server) run(c stopper, f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
@@ -95,7 +124,7 @@ func (s *Server) accept(l net.Listener) {
 		conn, err := l.Accept()
 		switch {
 		case err == nil:
-			s.run(conn, func() { s.serve(conn) })
+			s.run(connection{conn}, func() { s.serve(conn) })
 		case errors.Is(err, net.ErrClosed):
 			return
 		default: // out of file descriptors, for one: it passes
@@ -118,13 +147,25 @@ func (s *Server) serve(conn net.Conn) {
 	if _, err := conn.Write(hello); err != nil {
 		return
 	}
-	conn.SetDeadline(time.Time{})
+	if !s.letIn(conn) {
+		return
+	}
 
 	ctx, cancel := context.WithCancel(s.ctx)
 	w := responses{conn: conn, w: bufio.NewWriter(conn)}
 	var requests sync.WaitGroup
-	defer requests.Wait()
-	defer cancel()
+	last := uint64(0)
+	defer func() {
+		if !s.closing() {
+			cancel() // the client has gone
+		}
+		requests.Wait()
+		cancel()
+		if s.closing() {
+			w.write(goodbye(last))
+			linger(conn)
+		}
+	}()
 	slots := make(chan struct{}, maxInFlight)
 	for r := bufio.NewReader(conn); ; {
 		body, err := readFrame(r)
@@ -135,12 +176,44 @@ func (s *Server) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		slots <- struct{}{}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		last = req.id
 		requests.Go(func() {
 			w.write(s.answer(ctx, req))
 			<-slots
 		})
 	}
+}
+
+// linger waits until the client has hung up, but not for long. To close a
+// connection while requests lie there unread would take back responses that the
+// client has not read yet.
+func linger(conn net.Conn) {
+	if c, ok := conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		conn.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.Copy(io.Discard, conn)
+	}
+}
+
+// letIn lifts the deadline for the hello, unless the server closes.
+func (s *Server) letIn(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return false
+	}
+	conn.SetDeadline(time.Time{})
+	return true
+}
+
+func (s *Server) closing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.closed
 }
 
 // responses writes the responses of one connection.

@@ -54,11 +54,15 @@ type Result struct {
 // it: however often it stands in the log, it is applied once. In each slot the
 // proposer has one batch under way at a time, and Seq rises from one to the
 // next: Slot < MaxSlots, Seq > 0.
+//
+// Low has, for each slot, the lowest Seq that the proposer may still want
+// applied: those below it are done or given up. Low[Slot] == Seq.
 type Batch struct {
 	Member      uint64
 	Incarnation uint64
 	Slot        uint64
 	Seq         uint64
+	Low         [MaxSlots]uint64
 	Ops         []Op
 }
 
@@ -92,13 +96,19 @@ const (
 // follow.
 const hasDeadlines = 0x80
 
-// AppendBatchHeader begins a batch of n operations; n AppendOps must follow.
+// AppendBatchHeader begins a batch of n operations; n AppendOps must follow. It
+// sees to Low[Slot] == Seq.
 func AppendBatchHeader(b []byte, batch Batch, n int) []byte {
 	b = append(b, typeBatch)
 	b = binary.AppendUvarint(b, batch.Member)
 	b = binary.AppendUvarint(b, batch.Incarnation)
 	b = binary.AppendUvarint(b, batch.Slot)
-	b = binary.AppendUvarint(b, batch.Seq)
+	if batch.Slot < MaxSlots {
+		batch.Low[batch.Slot] = batch.Seq
+	}
+	for _, low := range batch.Low {
+		b = binary.AppendUvarint(b, low)
+	}
 	return binary.AppendUvarint(b, uint64(n))
 }
 
@@ -173,10 +183,14 @@ func Decode(b []byte, e *Entry) error {
 			Member:      d.uvarint(),
 			Incarnation: d.uvarint(),
 			Slot:        d.uvarint(),
-			Seq:         d.uvarint(),
+		}
+		for i := range e.Batch.Low {
+			e.Batch.Low[i] = d.uvarint()
 		}
 		n := d.uvarint()
-		if n > MaxOps || e.Batch.Slot >= MaxSlots || e.Batch.Seq == 0 {
+		if n > MaxOps || e.Batch.Slot >= MaxSlots {
+			d.bad = true
+		} else if e.Batch.Seq = e.Batch.Low[e.Batch.Slot]; e.Batch.Seq == 0 {
 			d.bad = true
 		}
 		for i := uint64(0); i < n && !d.bad; i++ {

@@ -43,6 +43,10 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 			Slot:        rapid.Uint64Range(0, MaxSlots-1).Draw(t, "slot"),
 			Seq:         rapid.Uint64Min(1).Draw(t, "seq"),
 		}
+		for i := range in.Low {
+			in.Low[i] = rapid.Uint64().Draw(t, "low")
+		}
+		in.Low[in.Slot] = in.Seq
 		for range rapid.IntRange(0, 5).Draw(t, "n") {
 			in.Ops = append(in.Ops, genOp(t))
 		}
@@ -52,7 +56,7 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 		}
 		got := e.Batch
 		if e.IsTick || got.Member != in.Member || got.Incarnation != in.Incarnation ||
-			got.Slot != in.Slot || got.Seq != in.Seq || len(got.Ops) != len(in.Ops) {
+			got.Slot != in.Slot || got.Seq != in.Seq || got.Low != in.Low || len(got.Ops) != len(in.Ops) {
 			t.Fatalf("got %+v, want %+v", got, in)
 		}
 		for i, op := range got.Ops {
@@ -99,7 +103,7 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		"unknown type":       {99},
 		"trailing byte":      append(bytes.Clone(good), 0),
 		"no sequence number": appendBatch(Batch{}),
-		"unknown slot":       appendBatch(Batch{Seq: 1, Slot: MaxSlots}),
+		"unknown slot":       appendBatch(Batch{Slot: MaxSlots, Low: [MaxSlots]uint64{1}}),
 		"too many":           AppendBatchHeader(nil, Batch{Seq: 1}, MaxOps+1),
 		"no kind":            appendBatch(Batch{Seq: 1, Ops: []Op{{Key: "k"}}}),
 		"unknown kind":       appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: kinds, Key: "k"}}}),

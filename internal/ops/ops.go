@@ -12,10 +12,15 @@ import (
 	"dkv/store"
 )
 
-// Writes are the writing methods. Do does one operation; it may keep op, but not
-// the value in it, after it has returned.
+// Writes are the writing methods.
 type Writes struct {
-	Do func(ctx context.Context, op *command.Op) (command.Result, error)
+	do func(ctx context.Context, op *command.Op) (command.Result, error)
+}
+
+// New returns the writing methods of what does one operation with do, which may
+// not keep the operation's value after it has returned.
+func New(do func(ctx context.Context, op *command.Op) (command.Result, error)) Writes {
+	return Writes{do}
 }
 
 // Set implements store.Store.
@@ -67,7 +72,7 @@ func (w Writes) write(ctx context.Context, op command.Op) (command.Result, error
 	if err := CheckContext(ctx); err != nil {
 		return command.Result{}, err
 	}
-	return w.Do(ctx, &op)
+	return w.do(ctx, &op)
 }
 
 // CheckRead returns the error of a read of key that is over before it begins.
@@ -88,7 +93,11 @@ func CheckContext(ctx context.Context) error {
 }
 
 // Ended is the error of an operation that ended with its context: it matches
-// both sentinel and the context's error.
+// both sentinel and the context's error, and has the text of its cause.
 func Ended(sentinel error, ctx context.Context) error {
-	return fmt.Errorf("%w: %w", sentinel, context.Cause(ctx))
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if err == cause {
+		return fmt.Errorf("%w: %w", sentinel, err)
+	}
+	return fmt.Errorf("%w: %w: %v", sentinel, err, cause)
 }

@@ -35,7 +35,7 @@ func Open(opts Options) *Store {
 		opts.Clock = clock.System{}
 	}
 	s := &Store{db: maple.New(maple.Options{Now: opts.Clock.Now})}
-	s.Do = s.do
+	s.Writes = ops.New(s.do)
 	s.reaper.db = s.db
 	s.reaper.clock = opts.Clock
 	return s
