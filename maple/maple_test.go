@@ -243,3 +243,33 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// TestNoDeadlineIsForgottenWhateverLooksAtTheReminders has writers set deadlines
+// while others ask for the next one and renew keys, which both drop reminders
+// that are stale.
+func TestNoDeadlineIsForgottenWhateverLooksAtTheReminders(t *testing.T) {
+	for range 30 {
+		var now atomic.Int64
+		db := New(Options{Now: func() time.Duration { return time.Duration(now.Load()) }})
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Go(func() {
+				for i := range 500 {
+					set(db, fmt.Sprint(w, " ", i), "v", time.Second, 2*time.Second)
+					set(db, "renewed", "v", time.Second, 2*time.Second)
+					db.NextDeadline()
+				}
+			})
+		}
+		wg.Wait()
+		for second := range int64(3) {
+			now.Store(second * int64(time.Second))
+			for db.Reap(100) > 0 {
+			}
+		}
+		var info store.Info
+		if db.Info(&info); info.Keys != 0 || info.Bytes != 0 {
+			t.Fatalf("%d keys are left when all deadlines have passed", info.Keys)
+		}
+	}
+}

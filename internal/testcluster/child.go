@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -108,7 +109,7 @@ func failure(r reply, err error) reply {
 			if e == nil {
 				break
 			}
-			if isError(err, e) {
+			if errors.Is(err, e) {
 				r.Code = code
 			}
 		}

@@ -29,8 +29,6 @@ const (
 	openLimit = 30 * time.Second
 )
 
-func isError(err error, target error) bool { return errors.Is(err, target) }
-
 // Process is a member in a process of its own. It is a store.Store and has the
 // methods of a lock.Locker. What the process does not live to answer ends with
 // store.ErrUnknown.
@@ -65,6 +63,13 @@ type ProcessOptions struct {
 // fails, the error is the child's and the child has ended.
 func StartProcess(t testing.TB, opts ProcessOptions) (*Process, error) {
 	t.Helper()
+	p, err := startProcess(t, opts)
+	t.Cleanup(p.cleanup)
+	return p, err
+}
+
+func startProcess(t testing.TB, opts ProcessOptions) (*Process, error) {
+	t.Helper()
 	env, err := json.Marshal(childOptions{opts.Dir, opts.Node, opts.Members, opts.SnapshotBytes})
 	if err != nil {
 		t.Fatal(err)
@@ -90,17 +95,16 @@ func StartProcess(t testing.TB, opts ProcessOptions) (*Process, error) {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.cleanup)
 	go p.read(stdout)
 	select {
 	case r, ok := <-opened:
 		if !ok {
 			<-p.over
-			return nil, fmt.Errorf("the process ended while it opened: %v: %s", p.cmd.ProcessState, p.stderr.String())
+			return p, fmt.Errorf("the process ended while it opened: %v: %s", p.cmd.ProcessState, p.stderr.String())
 		}
 		if r.Error != "" {
 			<-p.over
-			return nil, r.err()
+			return p, r.err()
 		}
 	case <-time.After(openLimit):
 		p.Kill()
@@ -113,13 +117,11 @@ func StartProcess(t testing.TB, opts ProcessOptions) (*Process, error) {
 func (p *Process) read(stdout io.Reader) {
 	lines := bufio.NewScanner(stdout)
 	lines.Buffer(nil, 64<<20)
+	stray := ""
 	for lines.Scan() {
 		var r reply
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			// The end of a killed process may cut its last line short.
-			if lines.Scan() {
-				p.t.Errorf("on stdout: %q", lines.Text())
-			}
+			stray = lines.Text()
 			break
 		}
 		p.mu.Lock()
@@ -132,6 +134,9 @@ func (p *Process) read(stdout io.Reader) {
 	}
 	io.Copy(io.Discard, stdout)
 	p.cmd.Wait()
+	if stray != "" && !p.killed() { // a kill may cut a line short
+		p.t.Errorf("on the stdout of member process %d: %s", p.PID(), stray)
+	}
 	p.mu.Lock()
 	for _, answered := range p.waiting {
 		close(answered)
@@ -185,6 +190,10 @@ func (p *Process) Exit() *os.ProcessState {
 func (p *Process) Kill() bool {
 	p.cmd.Process.Kill()
 	<-p.over
+	return p.killed()
+}
+
+func (p *Process) killed() bool {
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
@@ -389,7 +398,8 @@ type Processes struct {
 	snapshotBytes int64
 
 	mu    sync.Mutex
-	procs []*Process // nil: never started
+	procs []*Process // the last one of each member
+	all   []*Process // also those that have ended
 }
 
 // NewProcesses starts a group of n. It does not wait for a leader.
@@ -407,10 +417,8 @@ func NewProcesses(t testing.TB, n int, snapshotBytes int64) *Processes {
 // endAll has all processes end at once, which is faster than one by one.
 func (c *Processes) endAll() {
 	var wg sync.WaitGroup
-	for i := range c.procs {
-		if p := c.Process(i); p != nil {
-			wg.Go(func() { p.Exit() })
-		}
+	for _, p := range c.all {
+		wg.Go(p.cleanup)
 	}
 	wg.Wait()
 }
@@ -418,18 +426,19 @@ func (c *Processes) endAll() {
 // Start starts the process of member i.
 func (c *Processes) Start(i int) *Process {
 	c.t.Helper()
-	p, err := StartProcess(c.t, ProcessOptions{
+	p, err := startProcess(c.t, ProcessOptions{
 		Dir:           c.dirs[i],
 		Node:          c.nodes[i],
 		Members:       maps.Clone(c.members),
 		SnapshotBytes: c.snapshotBytes,
 	})
+	c.mu.Lock()
+	c.procs[i] = p
+	c.all = append(c.all, p)
+	c.mu.Unlock()
 	if err != nil {
 		c.t.Fatalf("start member %d: %v", i, err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.procs[i] = p
 	return p
 }
 

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,11 +34,13 @@ type batcher struct {
 
 	stopping chan struct{} // closed when nothing more is to be proposed
 	workers  sync.WaitGroup
+	hello    *flight // the first batch, see greet
 
 	mu struct {
 		sync.Mutex
 		queue  []*call
-		bytes  int           // of the calls in queue
+		live   int           // calls in queue that are not given up
+		bytes  int           // of their operations
 		filled chan struct{} // closed and replaced when something is queued or the batcher closes
 		drawn  chan struct{} // closed and replaced when something leaves the queue
 		closed bool
@@ -85,7 +88,12 @@ func (b *batcher) init(member, incarnation uint64) {
 	b.mu.drawn = make(chan struct{})
 }
 
+// start has the slots work. The first batch of the first slot is empty: it tells
+// the group of the new incarnation, so that none of the earlier one has an effect
+// any longer, and the clock gets a tick that this member can measure from.
 func (b *batcher) start() {
+	b.hello = &flight{seq: 1, settled: make(chan struct{})}
+	b.mu.flying[0] = b.hello
 	for slot := range uint64(slots) {
 		b.workers.Go(func() { b.work(slot) })
 	}
@@ -96,7 +104,6 @@ func (b *batcher) do(ctx context.Context, op *command.Op) (command.Result, error
 	c := calls.Get().(*call)
 	c.op = command.AppendOp(c.op[:0], op)
 	if err := b.enqueue(ctx, c); err != nil {
-		calls.Put(c)
 		return command.Result{}, err
 	}
 	select {
@@ -122,10 +129,14 @@ func (b *batcher) enqueue(ctx context.Context, c *call) error {
 			b.mu.Unlock()
 			return store.ErrClosed
 		}
-		if len(b.mu.queue) == 0 || len(b.mu.queue) < maxQueueOps && b.mu.bytes+len(c.op) <= maxQueueBytes {
+		if b.mu.live == 0 || b.mu.live < maxQueueOps && b.mu.bytes+len(c.op) <= maxQueueBytes {
+			if len(b.mu.queue) >= 2*maxQueueOps {
+				b.mu.queue = slices.DeleteFunc(b.mu.queue, func(c *call) bool { return c.givenUp })
+			}
 			b.mu.queue = append(b.mu.queue, c)
+			b.mu.live++
 			b.mu.bytes += len(c.op)
-			if len(b.mu.queue) == 1 {
+			if b.mu.live == 1 {
 				b.wakeLocked()
 			}
 			b.mu.Unlock()
@@ -149,6 +160,10 @@ func (b *batcher) giveUp(ctx context.Context, c *call) error {
 	switch {
 	case f == nil:
 		c.givenUp = true // take leaves it out
+		b.mu.live--
+		b.mu.bytes -= len(c.op)
+		c.op = nil
+		b.drawnLocked()
 		return ops.Ended(store.ErrUnavailable, ctx)
 	case f.over:
 		return nil
@@ -166,8 +181,18 @@ func (b *batcher) giveUp(ctx context.Context, c *call) error {
 // work takes the batches of one slot through the log, one after the other.
 func (b *batcher) work(slot uint64) {
 	var entry []byte
-	for seq := uint64(1); ; seq++ {
-		f := b.take(slot, seq)
+	seq := uint64(1)
+	if slot == 0 {
+		entry = command.AppendBatchHeader(nil, command.Batch{
+			Member:      b.member,
+			Incarnation: b.incarnation,
+			Seq:         1,
+		}, 0)
+		b.fly(b.hello, entry)
+		seq++
+	}
+	for ; ; seq++ {
+		f, batch, low := b.take(slot, seq)
 		if f == nil {
 			return
 		}
@@ -176,8 +201,9 @@ func (b *batcher) work(slot uint64) {
 			Incarnation: b.incarnation,
 			Slot:        slot,
 			Seq:         seq,
-		}, len(f.calls))
-		for _, c := range f.calls {
+			Low:         low,
+		}, len(batch))
+		for _, c := range batch {
 			entry = append(entry, c.op...)
 		}
 		b.fly(f, entry)
@@ -187,23 +213,27 @@ func (b *batcher) work(slot uint64) {
 	}
 }
 
-// take waits until something is queued and makes a batch of it. It returns nil
-// when the batcher is closed and the queue is empty.
-func (b *batcher) take(slot, seq uint64) *flight {
+// take waits until something is queued and makes a batch of it. It returns the
+// calls too, because the flight drops them as soon as all are given up. It
+// returns nil when the batcher is closed and the queue is empty. low is as
+// command.Batch has it.
+func (b *batcher) take(slot, seq uint64) (f *flight, batch []*call, low [command.MaxSlots]uint64) {
 	for {
 		b.mu.Lock()
 		if len(b.mu.queue) > 0 {
-			f := b.takeLocked(seq)
+			f = b.takeLocked(seq)
+			batch = f.calls
 			b.mu.flying[slot] = f
+			low = b.lowLocked()
 			b.mu.Unlock()
-			if f.waiting == 0 {
+			if len(batch) == 0 {
 				continue // all had been given up
 			}
-			return f
+			return f, batch, low
 		}
 		if b.mu.closed {
 			b.mu.Unlock()
-			return nil
+			return nil, nil, low
 		}
 		filled := b.mu.filled
 		b.mu.Unlock()
@@ -223,19 +253,38 @@ func (b *batcher) takeLocked(seq uint64) *flight {
 			f.calls = append(f.calls, c)
 			f.waiting++
 			bytes += len(c.op)
+			b.mu.live--
+			b.mu.bytes -= len(c.op)
 		}
-		b.mu.bytes -= len(c.op)
 		taken++
 	}
 	rest := copy(b.mu.queue, b.mu.queue[taken:])
 	clear(b.mu.queue[rest:])
 	b.mu.queue = b.mu.queue[:rest]
-	close(b.mu.drawn)
-	b.mu.drawn = make(chan struct{})
+	b.drawnLocked()
 	if rest > 0 {
 		b.wakeLocked() // there is work for another slot
 	}
 	return f
+}
+
+// lowLocked is the lowest sequence number of each slot that somebody may wait for.
+func (b *batcher) lowLocked() (low [command.MaxSlots]uint64) {
+	for slot, f := range b.mu.flying {
+		switch {
+		case f == nil:
+		case f.over:
+			low[slot] = f.seq + 1
+		default:
+			low[slot] = f.seq
+		}
+	}
+	return low
+}
+
+func (b *batcher) drawnLocked() {
+	close(b.mu.drawn)
+	b.mu.drawn = make(chan struct{})
 }
 
 func (b *batcher) wakeLocked() {
@@ -290,9 +339,16 @@ func (b *batcher) applied(slot, seq uint64, results []command.Result, ok bool) {
 	b.mu.Lock()
 	f := b.mu.flying[slot]
 	b.mu.Unlock()
-	if f != nil && f.seq == seq && ok {
-		b.settle(f, func(i int, c *call) { c.res = results[i] })
+	if f == nil || f.seq != seq || !ok {
+		return
 	}
+	b.settle(f, func(i int, c *call) {
+		if i < len(results) {
+			c.res = results[i]
+		} else { // of a process on a copy of this directory
+			c.err = store.ErrUnknown
+		}
+	})
 }
 
 // settle ends a flight and lets its calls go on, each with what set gives it.
@@ -320,6 +376,9 @@ func (f *flight) endLocked() {
 func (b *batcher) close(patience <-chan struct{}) {
 	b.mu.Lock()
 	b.mu.closed = true
+	if !b.hello.over {
+		b.hello.endLocked() // nobody waits for it
+	}
 	b.wakeLocked()
 	b.mu.Unlock()
 
@@ -349,5 +408,6 @@ func (b *batcher) failQueued() {
 			c.done <- struct{}{}
 		}
 	}
-	b.mu.queue, b.mu.bytes = nil, 0
+	b.mu.queue, b.mu.live, b.mu.bytes = nil, 0, 0
+	b.drawnLocked() // those that waited for room find it closed
 }

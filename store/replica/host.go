@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"dkv/internal/stdlog"
+	_ "dkv/internal/stdlog/restore" // the standard logger
 
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/client"
@@ -64,8 +64,6 @@ var silence = sync.OnceFunc(func() {
 	defer func() { _ = recover() }() // a logger factory is set already
 	logger.SetLoggerFactory(func(string) logger.ILogger { return quiet{} })
 })
-
-func init() { stdlog.Restore() }
 
 // quiet is a logger that only panics, with an error, as Dragonboat expects.
 type quiet struct{}
@@ -155,6 +153,8 @@ func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentState
 	h.session = h.nh.GetNoOPSession(shard)
 	if h.nh.HasNodeInfo(shard, h.replica) {
 		target = nil // a restart: the members are in the log
+	} else if id.Started {
+		return h, fmt.Errorf("what was in %s is gone", raftDir)
 	}
 	return h, h.nh.StartConcurrentReplica(target, false, create, config.Config{
 		ShardID:         shard,
@@ -382,18 +382,19 @@ type leaderChanges struct {
 // LeaderUpdated implements raftio.IRaftEventListener.
 func (c *leaderChanges) LeaderUpdated(info raftio.LeaderInfo) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if info.LeaderID == raftio.NoLeader || info.LeaderID == c.leader {
+		c.mu.Unlock()
 		return
 	}
 	c.leader = info.LeaderID
+	close(c.next)
+	c.next = make(chan struct{})
+	c.mu.Unlock()
 	for name, id := range c.ids {
 		if id == info.LeaderID {
 			c.log.Info("leader known", "leader", name, "term", info.Term)
 		}
 	}
-	close(c.next)
-	c.next = make(chan struct{})
 }
 
 // wait returns a channel that is closed when the next leader is known.

@@ -38,6 +38,10 @@ type identity struct {
 	// Incarnation counts the times that the directory was opened, so that no
 	// two processes that propose to the group are ever taken for one.
 	Incarnation uint64 `json:"incarnation"`
+
+	// Started is set once the member has been part of the group. If it has
+	// then lost its log, it must not begin anew: it has forgotten its votes.
+	Started bool `json:"started"`
 }
 
 // directory is a data directory that this process has open.
@@ -79,6 +83,15 @@ func badDir(dir string, err error) error {
 
 func (d *directory) close() { d.lock.Close() }
 
+// undo takes back what this Open has made, because the store did not start: what
+// was wrong, the Members for example, may be different next time.
+func (d *directory) undo() {
+	if d.fresh {
+		os.RemoveAll(d.join(raftDir))
+		os.Remove(d.join(identityFile))
+	}
+}
+
 func (d *directory) join(name string) string { return filepath.Join(d.path, name) }
 
 // identify reads the directory's identity, or gives it one, and begins a new
@@ -98,12 +111,28 @@ func (d *directory) identify(opts Options) error {
 		if err := json.Unmarshal(data, &d.identity); err != nil {
 			return fmt.Errorf("%s is damaged: %w", identityFile, err)
 		}
+		if d.identity.Incarnation == 0 {
+			return fmt.Errorf("%s is damaged: it has no incarnation", identityFile)
+		}
 		if err := d.identity.check(want); err != nil {
 			return err
 		}
 	}
 	d.identity.Incarnation++
-	data, err = json.MarshalIndent(d.identity, "", "\t")
+	return d.save()
+}
+
+// started records that the member is part of its group.
+func (d *directory) started() error {
+	if d.identity.Started {
+		return nil
+	}
+	d.identity.Started = true
+	return d.save()
+}
+
+func (d *directory) save() error {
+	data, err := json.MarshalIndent(d.identity, "", "\t")
 	if err != nil {
 		return err
 	}

@@ -87,35 +87,50 @@ func (l *ledger) check(t *testing.T, s store.Store) {
 
 func TestKilledAloneKeepsEveryAcknowledgedWrite(t *testing.T) {
 	t.Parallel()
-	// Small snapshots, so that some rounds kill it while it writes one.
-	c := testcluster.NewProcesses(t, 1, 32<<10)
-	book := newLedger()
-	kills := 0
-	n := rounds(20, 5)
-	for range n {
-		p := c.Process(0)
-		before := book.count.Load()
+	// Two stores that have nothing to do with each other take their rounds side
+	// by side. Small snapshots, so that some are killed while they write one.
+	const stores = 2
+	var groups [stores]*testcluster.Processes
+	var books [stores]*ledger
+	for i := range stores {
+		groups[i], books[i] = testcluster.NewProcesses(t, 1, 32<<10), newLedger()
+	}
+	kills, n := 0, stores*rounds(10, 3)
+	for range n / stores {
 		stop := make(chan struct{})
 		var writers sync.WaitGroup
-		for w := range 8 {
-			writers.Go(func() {
-				book.write(t, stop, fmt.Sprint("writer", w), func() store.Store { return p })
-			})
+		end := sync.OnceFunc(func() { close(stop); writers.Wait() })
+		defer end() // should the round fail
+		for i := range stores {
+			p := groups[i].Process(0)
+			for w := range 8 {
+				writers.Go(func() {
+					books[i].write(t, stop, fmt.Sprint("writer", w), func() store.Store { return p })
+				})
+			}
 		}
-		eventually(t, 20*time.Second, "ten writes are acknowledged", func() bool { return book.count.Load() >= before+10 })
-		time.Sleep(time.Duration(rand.IntN(50_000)) * time.Microsecond)
-		if p.Kill() {
-			kills++
+		for _, book := range books {
+			before := book.count.Load()
+			eventually(t, 20*time.Second, "ten writes are acknowledged", func() bool { return book.count.Load() >= before+10 })
 		}
-		close(stop)
-		writers.Wait()
-		c.Start(0)
-		book.check(t, c.Process(0))
+		for i := range stores {
+			time.Sleep(time.Duration(rand.IntN(30_000)) * time.Microsecond)
+			if groups[i].Process(0).Kill() {
+				kills++
+			}
+		}
+		end()
+		for i := range stores {
+			groups[i].Start(0)
+		}
+		for i := range stores {
+			books[i].check(t, groups[i].Process(0))
+		}
 	}
 	if kills != n {
 		t.Errorf("%d of %d processes died from SIGKILL", kills, n)
 	}
-	t.Logf("%d kills, %d acknowledged writes", kills, book.count.Load())
+	t.Logf("%d kills, %d and %d acknowledged writes", kills, books[0].count.Load(), books[1].count.Load())
 }
 
 func TestKilledMembersOfThreeLoseNoAcknowledgedWrite(t *testing.T) {
@@ -125,6 +140,8 @@ func TestKilledMembersOfThreeLoseNoAcknowledgedWrite(t *testing.T) {
 	book := newLedger()
 	stop := make(chan struct{})
 	var writers sync.WaitGroup
+	end := sync.OnceFunc(func() { close(stop); writers.Wait() })
+	defer end() // should a round fail
 	for w := range 6 {
 		writers.Go(func() {
 			book.write(t, stop, fmt.Sprint("writer", w), func() store.Store { return c.Process(w % 3) })
@@ -137,7 +154,7 @@ func TestKilledMembersOfThreeLoseNoAcknowledgedWrite(t *testing.T) {
 		}
 		kills++
 	}
-	for round := range rounds(20, 6) {
+	for round := range rounds(20, 5) {
 		before := book.count.Load()
 		eventually(t, 20*time.Second, "writes are acknowledged", func() bool { return book.count.Load() > before })
 		time.Sleep(time.Duration(rand.IntN(50_000)) * time.Microsecond)
@@ -171,8 +188,7 @@ func TestKilledMembersOfThreeLoseNoAcknowledgedWrite(t *testing.T) {
 			c.Start(i)
 		}
 	}
-	close(stop)
-	writers.Wait()
+	end()
 	c.Ready()
 	for i := range 3 {
 		book.check(t, c.Process(i))

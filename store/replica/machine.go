@@ -63,14 +63,12 @@ func newMachine(s *Store) *machine {
 func (m *machine) Update(entries []sm.Entry) ([]sm.Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	bytes := 0
 	for i := range entries {
 		entries[i].Result = m.apply(entries[i].Cmd)
 		m.applied.Store(entries[i].Index)
-		bytes += len(entries[i].Cmd)
+		m.store.snapshotter.applied(len(entries[i].Cmd))
 	}
 	m.store.ticker.applied(m)
-	m.store.snapshotter.applied(bytes)
 	return entries, nil
 }
 
@@ -86,6 +84,9 @@ func (m *machine) apply(cmd []byte) sm.Result {
 		return sm.Result{}
 	}
 	b := &m.entry.Batch
+	if len(b.Ops) == 0 {
+		m.store.ticker.wanted() // a member has started, see batcher.start
+	}
 	results, ok := m.sessions.apply(db, b)
 	db.Reap(reapPerBatch)
 	if b.Member == m.store.member && b.Incarnation == m.store.incarnation {
@@ -185,12 +186,12 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-c
 		return fmt.Errorf("dkv: recover snapshot: %w", err)
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.ticks = f.ticks
 	m.sessions = f.sessions
 	m.applied.Store(f.applied)
 	m.db.Store(db)
 	m.store.ticker.recovered(m)
+	m.mu.Unlock()
 	m.store.log.Info("state recovered from a snapshot", "index", f.applied, "revision", db.Revision())
 	return nil
 }

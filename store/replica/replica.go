@@ -109,12 +109,18 @@ func Open(opts Options) (*Store, error) {
 	if len(opts.Members) == 0 {
 		s.member = 1
 	}
-	s.Do = s.batcher.do
+	s.Writes = ops.New(s.batcher.do)
 	s.init(opts)
 	s.host, err = startHost(dir, s.log, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
 	if err != nil {
+		dir.undo()
 		dir.close()
 		return nil, startError(opts, err)
+	}
+	if err := dir.started(); err != nil {
+		s.host.close()
+		dir.close()
+		return nil, badDir(opts.Dir, err)
 	}
 	s.start()
 	s.log.Info("replica started", "dir", dir.path, "incarnation", s.incarnation)
@@ -154,8 +160,8 @@ func (s *Store) start() {
 		s.machine.db.Load().Info(&info)
 		return info.Bytes
 	}
-	s.snapshotter.snapshot = func(stopping <-chan struct{}) bool {
-		return s.host.snapshot(keepEntries, snapshotTimeout, stopping)
+	s.snapshotter.snapshot = func(keep int, stopping <-chan struct{}) bool {
+		return s.host.snapshot(uint64(keep), snapshotTimeout, stopping)
 	}
 	s.snapshotter.start()
 }
@@ -346,8 +352,10 @@ func (s *Store) Close() error {
 func (s *Store) stop() {
 	drain, cancelDrain := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancelDrain()
-	s.batcher.close(drain.Done())
-	s.barriers.close(drain.Done())
+	var admitted sync.WaitGroup
+	admitted.Go(func() { s.batcher.close(drain.Done()) })
+	admitted.Go(func() { s.barriers.close(drain.Done()) })
+	admitted.Wait()
 	s.ticker.close()
 	s.snapshotter.close()
 

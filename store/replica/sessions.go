@@ -22,6 +22,11 @@ import (
 // Seq is that of the slot's last is a repetition and gets the same results; one
 // with a lower Seq has been given up by its proposer and is refused; so is one
 // of an earlier incarnation, whose process has ended.
+//
+// Each batch also tells which batches of the other slots have been given up, so
+// that none of those has an effect any longer once this one has. A caller that
+// does not know the outcome of one write and goes on to another can rely on it:
+// when the second is acknowledged, the first has happened or never will.
 type sessions map[uint64]*session
 
 type session struct {
@@ -31,6 +36,7 @@ type session struct {
 
 type slotState struct {
 	seq     uint64 // 0: no batch yet
+	low     uint64 // batches with a lower Seq are refused
 	results []command.Result
 }
 
@@ -43,18 +49,20 @@ func (s sessions) apply(db *maple.DB, b *command.Batch) (results []command.Resul
 		s[b.Member] = ses
 	}
 	slot := &ses.slots[b.Slot]
-	switch {
-	case b.Incarnation < ses.incarnation || b.Seq < slot.seq:
+	if b.Incarnation < ses.incarnation || b.Seq < slot.seq || b.Seq < slot.low {
 		return nil, false
-	case b.Seq == slot.seq:
-		return slot.results, true
 	}
-	results = make([]command.Result, len(b.Ops))
-	for i := range b.Ops {
-		results[i] = db.Apply(&b.Ops[i])
+	if b.Seq > slot.seq {
+		slot.seq = b.Seq
+		slot.results = make([]command.Result, len(b.Ops))
+		for i := range b.Ops {
+			slot.results[i] = db.Apply(&b.Ops[i])
+		}
 	}
-	*slot = slotState{b.Seq, results}
-	return results, true
+	for i, low := range b.Low {
+		ses.slots[i].low = max(ses.slots[i].low, low)
+	}
+	return slot.results, true
 }
 
 // clone copies what later batches change; results never do.
@@ -101,6 +109,7 @@ func (ses *session) append(b []byte, member uint64) []byte {
 	b = binary.AppendUvarint(b, ses.incarnation)
 	for _, slot := range ses.slots {
 		b = binary.AppendUvarint(b, slot.seq)
+		b = binary.AppendUvarint(b, slot.low)
 		b = binary.AppendUvarint(b, uint64(len(slot.results)))
 		for _, r := range slot.results {
 			// A change has a revision above 0, so 0 says that there was none.
@@ -162,6 +171,7 @@ func readSession(b []byte) (member uint64, ses *session, ok bool) {
 	for i := range ses.slots {
 		slot := &ses.slots[i]
 		slot.seq = u.next()
+		slot.low = u.next()
 		n := u.next()
 		if n > command.MaxOps {
 			return 0, nil, false

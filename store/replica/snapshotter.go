@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	// keepEntries is how many entries stay in the log behind a snapshot, so
-	// that a member that was away for a moment need not be sent all of it.
+	// keepEntries is how many entries at most stay in the log behind a
+	// snapshot, so that a member that was away for a moment need not be sent
+	// all of the state.
 	keepEntries = 512
 
 	snapshotTimeout = 10 * time.Minute
@@ -22,9 +23,10 @@ const (
 type snapshotter struct {
 	every    int64
 	size     func() int64 // of the state in bytes
-	snapshot func(stopping <-chan struct{}) bool
+	snapshot func(keep int, stopping <-chan struct{}) bool
 
 	written  atomic.Int64 // bytes since the last snapshot
+	recent   recentSizes
 	wake     chan struct{}
 	stopping chan struct{}
 	worker   sync.WaitGroup
@@ -46,8 +48,9 @@ func (s *snapshotter) close() {
 	s.worker.Wait()
 }
 
-// applied is called by the state machine with the size of what it has applied.
+// applied is called by the state machine with the size of each entry.
 func (s *snapshotter) applied(bytes int) {
+	s.recent.add(bytes)
 	if s.written.Add(int64(bytes)) >= s.every {
 		select {
 		case s.wake <- struct{}{}:
@@ -67,7 +70,7 @@ func (s *snapshotter) work() {
 		if written < max(s.every, s.size()) {
 			continue
 		}
-		if s.snapshot(s.stopping) {
+		if s.snapshot(s.recent.fit(s.every), s.stopping) {
 			s.written.Add(-written)
 			continue
 		}
@@ -79,4 +82,33 @@ func (s *snapshotter) work() {
 			return
 		}
 	}
+}
+
+// recentSizes are the sizes of the last keepEntries entries.
+type recentSizes struct {
+	mu    sync.Mutex
+	sizes [keepEntries]int
+	n     int // how many there have been
+}
+
+func (r *recentSizes) add(size int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sizes[r.n%keepEntries] = size
+	r.n++
+}
+
+// fit is how many of the last entries are no more than that many bytes together.
+func (r *recentSizes) fit(bytes int64) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	kept := 0
+	for kept < min(r.n, keepEntries) {
+		bytes -= int64(r.sizes[(r.n-1-kept)%keepEntries])
+		if bytes < 0 {
+			break
+		}
+		kept++
+	}
+	return kept
 }

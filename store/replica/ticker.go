@@ -44,6 +44,7 @@ type ticker struct {
 		atOnce bool
 		due    time.Duration
 		any    bool
+		wanted bool // a member would like a tick to measure from, if there are any
 	}
 }
 
@@ -96,6 +97,16 @@ func (t *ticker) counted(tick, nonce uint64, state time.Duration) {
 		t.mu.ref.local = t.mu.flyingAt
 		t.mu.flying = 0
 	}
+	t.mu.wanted = false
+	t.nudge() // what the worker waits for was reckoned from the tick before
+}
+
+// wanted is called by the state machine when a member has started.
+func (t *ticker) wanted() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.wanted = true
+	t.nudge()
 }
 
 // recovered is called by the state machine after it was replaced by a snapshot.
@@ -168,7 +179,7 @@ func (t *ticker) wait() (wait time.Duration, any bool) {
 	if t.mu.any {
 		wait = min(wait, t.mu.due-t.mu.ref.state-(now-t.mu.ref.local))
 	}
-	if t.mu.atOnce {
+	if t.mu.atOnce || t.mu.wanted {
 		wait = 0
 	}
 	if t.mu.tried {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -47,7 +48,7 @@ type simWrite struct {
 }
 
 func (s *simulated) start(offset time.Duration) *simMember {
-	m := &simMember{Store: &Store{member: 1 << 40}}
+	m := &simMember{Store: &Store{member: 1 << 40, log: slog.New(slog.DiscardHandler)}}
 	m.machine = newMachine(m.Store)
 	m.ticker.init(hands{&s.real, offset})
 	m.ticker.propose = func(t command.Tick) { s.pending = append(s.pending, command.AppendTick(nil, t)) }
@@ -114,35 +115,51 @@ func (s *simulated) early(m *simMember) (ended int, fault string) {
 // restart forgets all that m knew but the log, and has it begin anew: from the
 // start of the log, or from a snapshot that another member made.
 func (s *simulated) restart(t *rapid.T, i int, from *simMember, offset time.Duration) {
-	m := s.start(offset)
+	s.members[i] = s.start(offset)
 	if from != nil {
-		state, _ := from.machine.PrepareSnapshot()
-		var saved bytes.Buffer
-		if err := from.machine.SaveSnapshot(state, &saved, nil, nil); err != nil {
-			t.Fatal(err)
-		}
-		if err := m.machine.RecoverFromSnapshot(&saved, nil, nil); err != nil {
-			t.Fatal(err)
-		}
-		m.applied = from.applied
+		s.install(t, s.members[i], from)
 	}
-	s.members[i] = m
+}
+
+// install has m take a snapshot that another member made.
+func (s *simulated) install(t *rapid.T, m, from *simMember) {
+	state, _ := from.machine.PrepareSnapshot()
+	var saved bytes.Buffer
+	if err := from.machine.SaveSnapshot(state, &saved, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.machine.RecoverFromSnapshot(&saved, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	m.applied = from.applied
+}
+
+// checkMany is rapid.Check with more checks than the default, because they are
+// cheap here.
+func checkMany(t *testing.T, check func(t *rapid.T)) {
+	times := 20
+	if testing.Short() {
+		times = 3
+	}
+	for range times {
+		if rapid.Check(t, check); t.Failed() {
+			return
+		}
+	}
 }
 
 func TestNoDeadlineComesEarlyWhoeverTicksAndWhenever(t *testing.T) {
-	var ended, counted, restarts int
-	rapid.Check(t, func(t *rapid.T) {
+	var ended, counted, restarts, installs int
+	checkMany(t, func(t *rapid.T) {
 		s := &simulated{}
-		duration := func(limit time.Duration, label string) time.Duration {
-			// Of all sizes: short ones are as likely as long ones.
-			exponent := rapid.IntRange(0, 40).Draw(t, label+" size")
-			return min(limit, time.Duration(rapid.Int64Range(1, 1<<exponent).Draw(t, label)))
+		duration := func(limit int, label string) time.Duration {
+			return time.Duration(rapid.IntRange(0, limit).Draw(t, label)) * time.Second
 		}
 		// The last member applies everything at once and never proposes: it
 		// sees a deadline the moment anybody could.
 		proposers := rapid.IntRange(1, 3).Draw(t, "proposers")
 		for range proposers + 1 {
-			s.members = append(s.members, s.start(duration(1000*time.Second, "offset")))
+			s.members = append(s.members, s.start(duration(1000, "offset")))
 		}
 		observer := func() *simMember { return s.members[proposers] }
 		member := func() int { return rapid.IntRange(0, proposers-1).Draw(t, "member") }
@@ -158,10 +175,9 @@ func TestNoDeadlineComesEarlyWhoeverTicksAndWhenever(t *testing.T) {
 			s.apply(t, observer(), len(s.log)-observer().applied)
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"time passes": func(t *rapid.T) { s.real += duration(20*time.Second, "time") },
+			"time passes": func(t *rapid.T) { s.real += duration(10, "time") },
 			"write": func(t *rapid.T) {
-				deleteIn := duration(20*time.Second, "deleteIn")
-				s.write(duration(20*time.Second, "expireIn"), deleteIn)
+				s.write(1+duration(20, "expireIn"), 1+duration(20, "deleteIn"))
 			},
 			"stamp": func(t *rapid.T) { s.members[member()].ticker.tick() },
 			"tick as a leader does": func(t *rapid.T) {
@@ -175,6 +191,18 @@ func TestNoDeadlineComesEarlyWhoeverTicksAndWhenever(t *testing.T) {
 				s.apply(t, m, 1)
 				s.apply(t, observer(), len(s.log)-observer().applied)
 			},
+			"a write overtakes a tick": func(t *rapid.T) {
+				m := s.members[member()]
+				s.apply(t, m, len(s.log)-m.applied)
+				m.ticker.tick()
+				s.real += duration(10, "time")
+				s.write(1+duration(20, "expireIn"), 1+duration(20, "deleteIn"))
+				n := len(s.pending)
+				s.log = append(s.log, s.pending[n-1], s.pending[n-2])
+				s.pending = s.pending[:n-2]
+				s.apply(t, m, 2)
+				s.apply(t, observer(), len(s.log)-observer().applied)
+			},
 			"append":           func(t *rapid.T) { appendPending(false) },
 			"append and again": func(t *rapid.T) { appendPending(true) },
 			"drop": func(t *rapid.T) {
@@ -186,13 +214,24 @@ func TestNoDeadlineComesEarlyWhoeverTicksAndWhenever(t *testing.T) {
 				m := s.members[member()]
 				s.apply(t, m, rapid.IntRange(0, len(s.log)-m.applied).Draw(t, "entries"))
 			},
+			"apply all": func(t *rapid.T) {
+				m := s.members[member()]
+				s.apply(t, m, len(s.log)-m.applied)
+			},
+			"install a snapshot": func(t *rapid.T) {
+				m, from := s.members[member()], s.members[rapid.IntRange(0, proposers).Draw(t, "whose")]
+				if from.applied > m.applied {
+					installs++
+					s.install(t, m, from)
+				}
+			},
 			"restart": func(t *rapid.T) {
 				restarts++
 				var from *simMember
 				if rapid.Bool().Draw(t, "from a snapshot") {
 					from = s.members[rapid.IntRange(0, proposers).Draw(t, "whose")]
 				}
-				s.restart(t, member(), from, duration(1000*time.Second, "offset"))
+				s.restart(t, member(), from, duration(1000, "offset"))
 			},
 			"": func(t *rapid.T) {
 				for _, m := range s.members {
@@ -212,17 +251,17 @@ func TestNoDeadlineComesEarlyWhoeverTicksAndWhenever(t *testing.T) {
 			}
 		}
 	})
-	if ended == 0 || counted == 0 || restarts == 0 {
-		t.Errorf("nothing was put to the test: %d deadlines seen, %d ticks counted, %d restarts", ended, counted, restarts)
+	if ended == 0 || counted == 0 || restarts == 0 || installs == 0 {
+		t.Errorf("nothing was put to the test: %d deadlines seen, %d ticks counted, %d restarts, %d installed snapshots", ended, counted, restarts, installs)
 	}
-	t.Logf("%d ticks counted, %d restarts, %d times a deadline had come", counted, restarts, ended)
+	t.Logf("%d ticks counted, %d restarts, %d installed snapshots, %d times a deadline had come", counted, restarts, installs, ended)
 }
 
 // TestDeadlinesAreLateByNoMoreThanTheBound has one leader tick as ticker.work
 // does, with commits that take their time, while writes come when they like.
 func TestDeadlinesAreLateByNoMoreThanTheBound(t *testing.T) {
 	var worst time.Duration
-	rapid.Check(t, func(t *rapid.T) {
+	checkMany(t, func(t *rapid.T) {
 		s := &simulated{}
 		s.members = append(s.members, s.start(0))
 		m := s.members[0]
@@ -325,6 +364,27 @@ func TestTickAfterATickThatDidNotCountMeasuresNothingTwice(t *testing.T) {
 	}
 	if _, fault := s.early(s.members[0]); fault != "" {
 		t.Error(fault)
+	}
+}
+
+// TestTickOfAnotherIsNotTakenForTheOwnOneUnderWay is the history in which a
+// member that took any tick for its own would count the time since its stamp
+// twice.
+func TestTickOfAnotherIsNotTakenForTheOwnOneUnderWay(t *testing.T) {
+	s := &simulated{}
+	s.members = append(s.members, s.start(0), s.start(time.Minute))
+	s.members[0].ticker.tick()
+	s.real += 5 * time.Second
+	s.members[1].ticker.tick()
+	s.log, s.pending = append(s.log, s.pending[1]), nil
+	for _, m := range s.members {
+		s.apply(t, m, 1)
+	}
+	s.members[0].ticker.tick()
+	s.log, s.pending = append(s.log, s.pending...), nil
+	s.apply(t, s.members[0], 1)
+	if now := s.members[0].machine.db.Load().Now(); now != int64(5*time.Second) {
+		t.Errorf("the clock moved by %v in 5 s", time.Duration(now))
 	}
 }
 

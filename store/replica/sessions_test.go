@@ -1,0 +1,274 @@
+package replica
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"dkv/internal/block"
+	"dkv/internal/command"
+	"dkv/maple"
+
+	"pgregory.net/rapid"
+)
+
+// naive remembers every batch that it ever applied, and what came of it.
+type naive struct {
+	newest  map[uint64]uint64 // incarnation by member
+	applied map[batchID][]command.Result
+	given   map[batchID]bool // given up by its proposer
+	db      *maple.DB
+}
+
+type batchID struct{ member, incarnation, slot, seq uint64 }
+
+func (n *naive) apply(b *command.Batch) (results []command.Result, ok bool) {
+	id := batchID{b.Member, b.Incarnation, b.Slot, b.Seq}
+	if b.Incarnation < n.newest[b.Member] {
+		return nil, false
+	}
+	if n.given[id] {
+		return nil, false
+	}
+	for other := range n.applied {
+		if other.member == id.member && other.incarnation == id.incarnation && other.slot == id.slot && other.seq > id.seq {
+			return nil, false
+		}
+	}
+	n.newest[b.Member] = b.Incarnation
+	for slot, low := range b.Low {
+		for seq := range low {
+			n.given[batchID{b.Member, b.Incarnation, uint64(slot), seq}] = true
+		}
+	}
+	if results, again := n.applied[id]; again {
+		return results, true
+	}
+	for i := range b.Ops {
+		results = append(results, n.db.Apply(&b.Ops[i]))
+	}
+	n.applied[id] = results
+	return results, true
+}
+
+func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
+	var again, refused, loads int
+	checkMany(t, func(t *rapid.T) {
+		db, ses := maple.New(maple.Options{}), make(sessions)
+		twin := &naive{
+			newest:  make(map[uint64]uint64),
+			applied: make(map[batchID][]command.Result),
+			given:   make(map[batchID]bool),
+			db:      maple.New(maple.Options{}),
+		}
+		for range rapid.IntRange(1, 60).Draw(t, "batches") {
+			if rapid.IntRange(0, 9).Draw(t, "what") == 0 {
+				// From here on it is one that was loaded from a snapshot.
+				f, loaded := reload(t, &frozen{view: db.View(), sessions: ses})
+				db, ses = loaded, f.sessions
+				loads++
+			}
+			b := command.Batch{
+				Member:      rapid.Uint64Range(1, 2).Draw(t, "member"),
+				Incarnation: rapid.Uint64Range(1, 3).Draw(t, "incarnation"),
+				Slot:        rapid.Uint64Range(0, 1).Draw(t, "slot"),
+				Seq:         rapid.Uint64Range(1, 6).Draw(t, "seq"),
+			}
+			b.Low[b.Slot] = b.Seq
+			b.Low[1-b.Slot] = rapid.Uint64Range(0, 4).Draw(t, "low")
+			for range rapid.IntRange(0, 3).Draw(t, "operations") {
+				b.Ops = append(b.Ops, command.Op{
+					Kind: rapid.SampledFrom([]command.Kind{command.Set, command.SetIfUnset, command.Delete}).Draw(t, "kind"),
+					Key:  fmt.Sprint(rapid.IntRange(0, 2).Draw(t, "key")),
+				})
+			}
+			before := db.Revision()
+			copied := ses.clone()
+			frozenBytes := copied.bytes()
+			want, wantOK := twin.apply(&b)
+			got, ok := ses.apply(db, &b)
+			if ok != wantOK || !slices.Equal(got, want) {
+				t.Fatalf("%v: got %v, %t; want %v, %t", b, got, ok, want, wantOK)
+			}
+			if db.Revision() != twin.db.Revision() {
+				t.Fatalf("%v: revision %d, want %d", b, db.Revision(), twin.db.Revision())
+			}
+			if !bytes.Equal(copied.bytes(), frozenBytes) {
+				t.Fatalf("%v changed a clone", b)
+			}
+			switch {
+			case !ok:
+				refused++
+			case before == db.Revision() && len(got) > 0 && got[0].Done:
+				again++
+			}
+		}
+		a, b := db.View(), twin.db.View()
+		defer a.Release()
+		defer b.Release()
+		if a.Checksum() != b.Checksum() {
+			t.Fatal("the states differ")
+		}
+	})
+	if again == 0 || refused == 0 || loads == 0 {
+		t.Errorf("%d repetitions, %d refusals, %d loads", again, refused, loads)
+	}
+}
+
+func (s sessions) bytes() (b []byte) {
+	for _, member := range []uint64{1, 2} {
+		if s[member] != nil {
+			b = s[member].append(b, member)
+		}
+	}
+	return b
+}
+
+type fataler interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
+// reload saves f and loads it again; the two must be equal.
+func reload(t fataler, f *frozen) (*frozen, *maple.DB) {
+	t.Helper()
+	var saved bytes.Buffer
+	if err := f.save(&saved); err != nil {
+		t.Fatal(err)
+	}
+	sum := f.view.Checksum()
+	f.view.Release()
+	again, db, err := load(&saved)
+	if err != nil {
+		t.Fatalf("what was saved is not accepted: %v", err)
+	}
+	if again.applied != f.applied || again.ticks != f.ticks || !equalSessions(again.sessions, f.sessions) {
+		t.Fatalf("saved %v, loaded %v", f, again)
+	}
+	v := db.View()
+	defer v.Release()
+	if v.Checksum() != sum {
+		t.Fatal("the engine's state differs")
+	}
+	return again, db
+}
+
+func equalSessions(a, b sessions) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for member := range a {
+		if b[member] == nil || !bytes.Equal(a[member].append(nil, member), b[member].append(nil, member)) {
+			return false
+		}
+	}
+	return true
+}
+
+// sampleSnapshots are of states of all sorts.
+func sampleSnapshots(t fataler) (samples [][]byte) {
+	db, ses := maple.New(maple.Options{}), make(sessions)
+	sample := func() {
+		f := &frozen{view: db.View(), sessions: ses, applied: 77, ticks: 3}
+		defer f.view.Release()
+		var b bytes.Buffer
+		if err := f.save(&b); err != nil {
+			t.Fatal(err)
+		}
+		samples = append(samples, b.Bytes())
+	}
+	sample()
+	for n := range uint64(4) {
+		b := &command.Batch{Member: 1 + n%2, Incarnation: 1, Slot: n / 2, Seq: 1 + n}
+		for i := range 5 {
+			b.Ops = append(b.Ops,
+				command.Op{Kind: command.Set, Key: fmt.Sprint(n, i), Value: []byte("value"), DeleteIn: 100},
+				command.Op{Kind: command.SetIfUnset, Space: command.Locks, Key: fmt.Sprint(i), Value: []byte("id"), ExpireIn: 7},
+				command.Op{Kind: command.Delete, Key: "none"},
+				command.Op{Kind: command.Expire, Key: fmt.Sprint(n, 1)})
+		}
+		ses.apply(db, b)
+		db.Tick(50, 20)
+		sample()
+	}
+	return samples
+}
+
+func TestSnapshotThatWasCutOrDamagedIsRefused(t *testing.T) {
+	samples := sampleSnapshots(t)
+	good := samples[len(samples)-1]
+	if _, _, err := load(bytes.NewReader(good)); err != nil {
+		t.Fatal(err)
+	}
+	for cut := range good {
+		if _, _, err := load(bytes.NewReader(good[:cut])); !errors.Is(err, block.ErrCorrupt) {
+			t.Fatalf("cut at %d: %v", cut, err)
+		}
+	}
+	for i := range good {
+		bad := bytes.Clone(good)
+		bad[i] ^= 1 << (i % 8)
+		if _, _, err := load(bytes.NewReader(bad)); !errors.Is(err, block.ErrCorrupt) {
+			t.Fatalf("damaged at %d: %v", i, err)
+		}
+	}
+}
+
+// FuzzLoad takes the payloads of a snapshot's blocks, so that the checksums do
+// not keep the fuzzer out: whatever is accepted can be saved and is the same
+// when it is loaded again.
+func FuzzLoad(f *testing.F) {
+	for _, sample := range sampleSnapshots(f) {
+		var payloads [][]byte
+		blocks := block.NewReader(bytes.NewReader(sample))
+		for {
+			b, err := blocks.Next()
+			if err != nil {
+				break
+			}
+			payloads = append(payloads, bytes.Clone(b))
+		}
+		// As many as the fuzzer has arguments: header, two sessions, the
+		// engine's header, entries and end.
+		for len(payloads) < 6 {
+			payloads = append(payloads, nil)
+		}
+		f.Add(payloads[0], payloads[1], payloads[2], payloads[3], payloads[4], payloads[5])
+	}
+	f.Fuzz(func(t *testing.T, a, b, c, d, e, g []byte) {
+		var stream bytes.Buffer
+		w := block.NewWriter(&stream)
+		for _, payload := range [][]byte{a, b, c, d, e, g} {
+			if len(payload) > 0 {
+				w.Write(payload)
+			}
+		}
+		loaded, db, err := load(&stream)
+		if err != nil {
+			return
+		}
+		loaded.view = db.View()
+		reload(t, loaded)
+	})
+}
+
+// FuzzLoadBytes takes a snapshot as it is.
+func FuzzLoadBytes(f *testing.F) {
+	for _, sample := range sampleSnapshots(f) {
+		f.Add(sample)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		loaded, db, err := load(bytes.NewReader(b))
+		if (err == nil) != (db != nil && !reflect.ValueOf(db).IsNil()) {
+			t.Fatalf("%v, %v", db, err)
+		}
+		if err == nil {
+			loaded.view = db.View()
+			reload(t, loaded)
+		}
+	})
+}
