@@ -31,6 +31,7 @@ package dkv
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"dkv/lock"
@@ -90,7 +91,7 @@ func (db *DB) listen(endpoints []string) error {
 	for _, endpoint := range endpoints {
 		l, err := transport.Listen(endpoint)
 		if err != nil {
-			return err
+			return fmt.Errorf("field Listen: %w", err)
 		}
 		db.server.Start(l)
 	}
@@ -103,15 +104,17 @@ func (db *DB) listen(endpoints []string) error {
 func (db *DB) Ready(ctx context.Context) error { return db.backend.Ready(ctx) }
 
 // Close turns new operations away, lets those under way finish for up to 2 s,
-// hands leadership over to another member and stops. It returns within 5 s, with
+// those of clients included, hands leadership over to another member and stops. It returns within 5 s, with
 // [ErrCloseTimeout] if something would not stop, and may be called more than
 // once. A store in memory is gone then; a directory can be opened again.
 func (db *DB) Close() error {
 	db.closing.Do(func() {
+		var answered sync.WaitGroup
 		if db.server != nil {
-			db.server.Close()
+			answered.Go(func() { db.server.Close() })
 		}
 		db.err = db.backend.Close()
+		answered.Wait()
 	})
 	return db.err
 }

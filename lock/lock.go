@@ -47,7 +47,9 @@ func New(b Backend) *Locker { return &Locker{b} }
 // time; it must be positive, and [Forever] makes a lock without end.
 //
 // The error's kind says whether the lock may have been taken. If that is
-// unknown, the owner that is returned can release it.
+// unknown, the owner that is returned can release it: once Release through the
+// same store has returned without an error, that owner does not hold the lock
+// and never will.
 //
 // Errors: store.ErrEmptyKey, store.ErrKeyTooLarge, store.ErrBadDuration, and
 // those of every write.

@@ -67,7 +67,9 @@ var (
 
 	// ErrUnknown is returned when the context ended, or the store was closed,
 	// after the operation was handed to the members and before it was known
-	// whether they took it. Kind: unknown.
+	// whether they took it. If it has not had its effect by the time that a
+	// later write through the same replica is acknowledged, it never will.
+	// Kind: unknown.
 	ErrUnknown = sentinel(3, KindUnknown, "dkv: outcome unknown")
 
 	// ErrClosed is returned by every operation that begins after Close, and by

@@ -41,12 +41,14 @@ func open(t *testing.T, opts replica.Options) store.Store {
 }
 
 func TestConformanceOfOneDurableMember(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
 		return []store.Store{open(t, replica.Options{Dir: t.TempDir()})}
 	}})
 }
 
 func TestConformanceOfThreeMembers(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
 		dir := t.TempDir()
 		members := make(map[string]string)

@@ -10,7 +10,8 @@
 //     waits to get in.
 //  2. Each of the batcher's two slots takes all that waits as its next batch and
 //     encodes it as one log entry (internal/command), under an identity that is
-//     never used twice: member, incarnation, slot, sequence number.
+//     never used twice: member, incarnation, slot, sequence number. With it goes
+//     which earlier batches were given up; they have no effect once this one has.
 //  3. host.propose gives the entry to Dragonboat, which replicates it, has a
 //     majority sync it to disk, and commits it. If the attempt fails or is not
 //     heard of, the same entry is proposed again, until its outcome is known or
@@ -66,6 +67,9 @@
 //
 // Deadlines are late by the time until tick k+1 is applied (25 ms at most for
 // the spacing of ticks, and a commit), by the commit of the tick that passes
-// them, and by an election if there is one. Time in which no member runs does not
-// count, nor do up to 10 s before it.
+// them, and by an election if there is one. What has passed since the last tick,
+// 10 s at most, is known only to those who have applied it when it came; a member
+// that has restarted has not, so the first thing it does is to put an empty batch
+// into the log, which has the leader propose a tick. Time is lost only if such a
+// member comes to lead before that, or if all have restarted.
 package replica

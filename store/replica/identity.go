@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"dkv/store"
 
@@ -35,8 +36,10 @@ type identity struct {
 	Node    string            `json:"node"`
 	Members map[string]string `json:"members"`
 
-	// Incarnation counts the times that the directory was opened, so that no
-	// two processes that propose to the group are ever taken for one.
+	// Incarnation is greater each time that the directory is opened, so that no
+	// two processes that propose to the group are ever taken for one. It is
+	// the time in nanoseconds, or one more than the last if that is greater:
+	// so it is greater even if an older version of the file was put back.
 	Incarnation uint64 `json:"incarnation"`
 
 	// Started is set once the member has been part of the group. If it has
@@ -117,8 +120,11 @@ func (d *directory) identify(opts Options) error {
 		if err := d.identity.check(want); err != nil {
 			return err
 		}
+		if _, err := os.Lstat(d.join(raftDir)); err != nil && d.identity.Started {
+			return fmt.Errorf("%s is missing beside %s", raftDir, identityFile)
+		}
 	}
-	d.identity.Incarnation++
+	d.identity.Incarnation = max(d.identity.Incarnation+1, uint64(time.Now().UnixNano()))
 	return d.save()
 }
 

@@ -293,3 +293,27 @@ func TestDirectoryThatCannotBeMadeIsRefused(t *testing.T) {
 	}
 	opens(t, replica.Options{Dir: dir}, "")
 }
+
+func TestDirectoryThatLostItsLogIsRefusedAndBeginsNothingNew(t *testing.T) {
+	testcluster.Guard(t)
+	opts := durable(t)
+	log, aside := filepath.Join(opts.Dir, "raft"), filepath.Join(t.TempDir(), "raft")
+	if err := os.Rename(log, aside); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, opts, "Dir", "raft is missing")
+
+	// An empty one in its place is no better.
+	if err := os.MkdirAll(filepath.Join(log, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, opts, "Dir", "gone")
+
+	if err := os.RemoveAll(log); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(aside, log); err != nil {
+		t.Fatal(err)
+	}
+	opens(t, opts, "kept")
+}
