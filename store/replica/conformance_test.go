@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"dkv/internal/testcluster"
 	"dkv/store"
 	"dkv/store/replica"
 	"dkv/store/storetest"
@@ -42,6 +43,7 @@ func open(t *testing.T, opts replica.Options) store.Store {
 
 func TestConformanceOfOneDurableMember(t *testing.T) {
 	t.Parallel()
+	testcluster.Guard(t)
 	storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
 		return []store.Store{open(t, replica.Options{Dir: t.TempDir()})}
 	}})
@@ -49,6 +51,7 @@ func TestConformanceOfOneDurableMember(t *testing.T) {
 
 func TestConformanceOfThreeMembers(t *testing.T) {
 	t.Parallel()
+	testcluster.Guard(t)
 	storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
 		dir := t.TempDir()
 		members := make(map[string]string)
