@@ -150,8 +150,8 @@ func (s *Store) start() {
 	s.barriers.start()
 
 	s.ticker.leading = s.host.leads
-	s.ticker.propose = func(t command.Tick) {
-		s.host.propose(command.AppendTick(nil, t), nil, s.ticker.stopping)
+	s.ticker.propose = func(t command.Tick, stopping <-chan struct{}) {
+		s.host.propose(command.AppendTick(nil, t), nil, stopping)
 	}
 	s.ticker.start()
 
@@ -356,11 +356,11 @@ func (s *Store) stop() {
 	admitted.Go(func() { s.batcher.close(drain.Done()) })
 	admitted.Go(func() { s.barriers.close(drain.Done()) })
 	admitted.Wait()
-	s.ticker.close()
 	s.snapshotter.close()
 
 	hand, cancelHand := context.WithTimeout(context.Background(), handTimeout)
 	defer cancelHand()
+	s.ticker.close(hand.Done())
 	var others []uint64
 	for id := range s.names {
 		if id != s.member {

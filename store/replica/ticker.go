@@ -25,7 +25,7 @@ const (
 type ticker struct {
 	clock   store.Clock
 	leading func() bool
-	propose func(t command.Tick)
+	propose func(t command.Tick, stopping <-chan struct{})
 
 	wake     chan struct{} // has room for one: something has changed
 	stopping chan struct{}
@@ -79,9 +79,17 @@ func (t *ticker) init(clock store.Clock) {
 
 func (t *ticker) start() { t.worker.Go(t.work) }
 
-func (t *ticker) close() {
+// close stops the worker. A member that leads proposes one more tick before it
+// hands over, so that whoever leads next measures from there.
+func (t *ticker) close(patience <-chan struct{}) {
 	close(t.stopping)
 	t.worker.Wait()
+	t.mu.Lock()
+	any := t.mu.any || t.mu.atOnce
+	t.mu.Unlock()
+	if any && t.leading() {
+		t.tick(patience)
+	}
 }
 
 // counted is called by the state machine for each tick that counts, with the
@@ -149,7 +157,7 @@ func (t *ticker) work() {
 	for {
 		wait, any := t.wait()
 		if any && wait <= 0 && t.leading() {
-			t.tick()
+			t.tick(t.stopping)
 			continue
 		}
 		stop := func() bool { return true }
@@ -189,7 +197,7 @@ func (t *ticker) wait() (wait time.Duration, any bool) {
 }
 
 // tick proposes one tick and waits until it is applied or has failed.
-func (t *ticker) tick() {
+func (t *ticker) tick(stopping <-chan struct{}) {
 	nonce := rand.Uint64() | 1
 	t.mu.Lock()
 	now := t.clock.Now()
@@ -197,5 +205,5 @@ func (t *ticker) tick() {
 	t.mu.flying, t.mu.flyingAt = nonce, now
 	t.mu.lastTry, t.mu.tried = now, true
 	t.mu.Unlock()
-	t.propose(tick)
+	t.propose(tick, stopping)
 }

@@ -51,7 +51,7 @@ func (s *simulated) start(offset time.Duration) *simMember {
 	m := &simMember{Store: &Store{member: 1 << 40, log: slog.New(slog.DiscardHandler)}}
 	m.machine = newMachine(m.Store)
 	m.ticker.init(hands{&s.real, offset})
-	m.ticker.propose = func(t command.Tick) { s.pending = append(s.pending, command.AppendTick(nil, t)) }
+	m.ticker.propose = func(t command.Tick, _ <-chan struct{}) { s.pending = append(s.pending, command.AppendTick(nil, t)) }
 	m.snapshotter.init(1<<60, 0)
 	return m
 }
@@ -179,12 +179,12 @@ func TestNoDeadlineComesEarlyWhoeverTicksAndWhenever(t *testing.T) {
 			"write": func(t *rapid.T) {
 				s.write(1+duration(20, "expireIn"), 1+duration(20, "deleteIn"))
 			},
-			"stamp": func(t *rapid.T) { s.members[member()].ticker.tick() },
+			"stamp": func(t *rapid.T) { s.members[member()].ticker.tick(nil) },
 			"tick as a leader does": func(t *rapid.T) {
 				// Without delays: most intervals that count are of this sort.
 				m := s.members[member()]
 				s.apply(t, m, len(s.log)-m.applied)
-				m.ticker.tick()
+				m.ticker.tick(nil)
 				last := len(s.pending) - 1
 				s.log = append(s.log, s.pending[last])
 				s.pending = s.pending[:last]
@@ -194,7 +194,7 @@ func TestNoDeadlineComesEarlyWhoeverTicksAndWhenever(t *testing.T) {
 			"a write overtakes a tick": func(t *rapid.T) {
 				m := s.members[member()]
 				s.apply(t, m, len(s.log)-m.applied)
-				m.ticker.tick()
+				m.ticker.tick(nil)
 				s.real += duration(10, "time")
 				s.write(1+duration(20, "expireIn"), 1+duration(20, "deleteIn"))
 				n := len(s.pending)
@@ -287,7 +287,7 @@ func TestDeadlinesAreLateByNoMoreThanTheBound(t *testing.T) {
 					armed, timer = any, s.real+max(wait, minTick)
 					return
 				}
-				m.ticker.tick()
+				m.ticker.tick(nil)
 				s.real += commit()
 				s.log, s.pending = append(s.log, s.pending...), nil
 				s.apply(t, m, len(s.log)-m.applied)
@@ -351,13 +351,13 @@ func TestTickAfterATickThatDidNotCountMeasuresNothingTwice(t *testing.T) {
 	}
 	s.write(10*time.Second, 10*time.Second)
 	all()
-	s.members[0].ticker.tick()
+	s.members[0].ticker.tick(nil)
 	all()
-	s.members[0].ticker.tick()
+	s.members[0].ticker.tick(nil)
 	all()
 	s.real += 9 * time.Second
-	s.members[0].ticker.tick()
-	s.members[1].ticker.tick()
+	s.members[0].ticker.tick(nil)
+	s.members[1].ticker.tick(nil)
 	all()
 	if now := s.members[0].machine.db.Load().Now(); now != int64(9*time.Second) {
 		t.Errorf("the clock moved by %v in 9 s", time.Duration(now))
@@ -373,14 +373,14 @@ func TestTickAfterATickThatDidNotCountMeasuresNothingTwice(t *testing.T) {
 func TestTickOfAnotherIsNotTakenForTheOwnOneUnderWay(t *testing.T) {
 	s := &simulated{}
 	s.members = append(s.members, s.start(0), s.start(time.Minute))
-	s.members[0].ticker.tick()
+	s.members[0].ticker.tick(nil)
 	s.real += 5 * time.Second
-	s.members[1].ticker.tick()
+	s.members[1].ticker.tick(nil)
 	s.log, s.pending = append(s.log, s.pending[1]), nil
 	for _, m := range s.members {
 		s.apply(t, m, 1)
 	}
-	s.members[0].ticker.tick()
+	s.members[0].ticker.tick(nil)
 	s.log, s.pending = append(s.log, s.pending...), nil
 	s.apply(t, s.members[0], 1)
 	if now := s.members[0].machine.db.Load().Now(); now != int64(5*time.Second) {
