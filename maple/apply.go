@@ -7,78 +7,83 @@ import (
 	"dkv/internal/command"
 )
 
-// Apply does one operation. It copies the value; the key is kept as it is.
+// Apply does one operation. It copies key and value.
 func (db *DB) Apply(op *command.Op) (res command.Result) {
-	token := db.gate.RLock()
-	defer db.gate.RUnlock(token)
-
-	now := db.Now()
-	next := &entry{}
+	var now int64
+	if db.clock == nil || op.ExpireIn != 0 || op.DeleteIn != 0 {
+		now = db.Now()
+	}
+	var next *record
 	switch op.Kind {
 	case command.Set, command.SetIfUnset:
-		next.value = bytes.Clone(op.Value)
-		next.deadlines = db.begin(now, op.ExpireIn, op.DeleteIn)
-	case command.Expire:
-		next.kind = expired
-	case command.Delete, command.CompareAndDelete:
-		next.kind = tombstone
+		next = newRecord(live, op.Key, op.Value, db.begin(now, op.ExpireIn, op.DeleteIn))
+	case command.Expire, command.Delete, command.CompareAndDelete:
 	default:
 		panic("maple: unknown kind of operation")
 	}
 
-	db.spaces[op.Space].Compute(op.Key, func(old *entry, loaded bool) (*entry, bool) {
-		there := loaded && !old.isDeleted(now)
-		var change bool
-		switch op.Kind {
-		case command.Set:
-			change = true
-		case command.SetIfUnset:
-			change = !there
-		case command.Expire:
-			change = there && !old.isExpired(now)
-			if change {
-				next.deadlines = old.deadlines.deleteOnly()
-			}
-		case command.Delete:
-			change = there
-		case command.CompareAndDelete:
-			change = there && !old.isExpired(now) && bytes.Equal(old.value, op.Value)
+	l := db.spaces[op.Space].lock(op.Key)
+	defer l.unlock()
+	there, expires := l.old != nil, false
+	if there {
+		if now == 0 && l.old.deadlines() != nil {
+			now = db.Now()
 		}
-		if !change {
-			return old, !loaded
-		}
-		res = command.Result{Done: true, Revision: db.replace(op.Space, op.Key, old, next)}
-		return next, next.gone()
-	})
-	if res.Done {
-		db.schedule(op.Space, op.Key, next)
+		there = !l.old.isDeleted(now)
+		expires = l.old.isExpired(now)
 	}
-	return res
+	switch op.Kind {
+	case command.SetIfUnset:
+		if there {
+			return command.Result{}
+		}
+	case command.Expire:
+		if !there || expires {
+			return command.Result{}
+		}
+		next = newRecord(expired, op.Key, nil, l.old.deadlines().deleteOnly())
+	case command.Delete:
+		if !there {
+			return command.Result{}
+		}
+		next = newRecord(tombstone, op.Key, nil, nil)
+	case command.CompareAndDelete:
+		if !there || expires || !bytes.Equal(l.old.value(), op.Value) {
+			return command.Result{}
+		}
+		next = newRecord(tombstone, op.Key, nil, nil)
+	}
+	if there && l.old.deadlines() != nil {
+		db.expiry.superseded(db)
+	}
+	return command.Result{Done: true, Revision: db.replace(op.Space, &l, next)}
 }
 
-// replace makes next the newest version of key, where old (nil if the key is
-// not in the map) was. It returns the change's revision. The caller holds gate
-// shared and the lock of key's bucket, puts next in the map unless it is gone,
-// and then schedules it.
-func (db *DB) replace(space command.Space, key string, old, next *entry) uint64 {
+// replace makes next the newest version of the locked key, and returns the
+// change's revision.
+func (db *DB) replace(space command.Space, l *locked, next *record) uint64 {
 	next.rev = db.revision.Add(1)
-	if next.written == 0 {
-		next.written = next.rev
-	}
 	var bytes, keys int64
-	if old != nil {
-		db.retain(space, key, old, next)
-		if old.deadlines != nil {
-			db.expiry.superseded(db)
-		}
-		if old.kind != tombstone {
-			bytes -= int64(len(key) + len(old.value))
+	kept, moved := false, false
+	if old := l.old; old != nil {
+		kept, moved = db.retain(space, old, next)
+		if old.kind() != tombstone {
+			bytes -= int64(old.keyLen() + old.valueLen())
 			keys--
 		}
 	}
-	if next.kind != tombstone {
-		bytes += int64(len(key) + len(next.value))
+	if next.kind() == tombstone && !kept {
+		l.remove()
+	} else {
+		l.put(next)
+	}
+	if moved {
+		db.views.unlink(l.old)
+	}
+	if next.kind() != tombstone {
+		bytes += int64(next.keyLen() + next.valueLen())
 		keys++
+		db.schedule(space, next)
 	}
 	if keys != 0 {
 		db.keys[space].Add(keys)
@@ -89,23 +94,22 @@ func (db *DB) replace(space command.Space, key string, old, next *entry) uint64 
 	return next.rev
 }
 
-// gone tells whether e need not be in the map.
-func (e *entry) gone() bool { return e.kind == tombstone && e.prev.Load() == nil }
-
-// begin returns the deadlines of an entry written now, or nil.
+// begin returns the deadlines of a record written now, nil if it has none.
 func (db *DB) begin(now int64, expireIn, deleteIn time.Duration) *deadlines {
 	if expireIn == 0 && deleteIn == 0 {
 		return nil
 	}
-	d := &deadlines{expire: never, delete: never, epoch: db.open}
-	if d.epoch != nil {
-		now = 0 // they count from a moment that a later tick tells
+	d := &deadlines{expire: never, delete: never}
+	d.base.Store(now)
+	if db.clock == nil {
+		d.epoch = db.open.number
+		d.base.Store(unsettled) // they count from a moment that a later tick tells
 	}
 	if deleteIn != 0 {
-		d.delete = add(now, int64(deleteIn))
+		d.delete = int64(deleteIn)
 	}
 	if expireIn != 0 {
-		d.expire = add(now, int64(expireIn))
+		d.expire = int64(expireIn)
 	}
 	d.expire = min(d.expire, d.delete)
 	return d

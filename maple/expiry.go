@@ -3,52 +3,37 @@ package maple
 import (
 	"container/heap"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"dkv/internal/command"
 )
 
-// deadlines say when an entry's value and key go: expire <= delete. Without an
-// epoch they are readings of the clock, with one durations from its base.
-type deadlines struct {
-	epoch          *epoch
-	expire, delete int64
-}
-
-// epoch is what entries written between two ticks have in common: the reading
+// epoch is what records written between two ticks have in common: the reading
 // from which their durations count, which is not known before the next tick but
-// one. Giving them their deadlines then is one store.
+// one.
 type epoch struct {
-	base     atomic.Int64 // unsettled until known
-	pending  []item       // at is a duration
-	shortest int64        // of pending
+	number   uint64
+	pending  []item // at is a duration
+	shortest int64  // of pending
 }
 
 const unsettled = -1
 
-func newEpoch() *epoch {
-	e := &epoch{shortest: never}
-	e.base.Store(unsettled)
-	return e
-}
+func newEpoch(number uint64) *epoch { return &epoch{number: number, shortest: never} }
 
-// at is the reading of the clock at which the deadline v of d comes.
+// at is the reading of the clock at which the duration v of d is over.
 func (d *deadlines) at(v int64) int64 {
-	if d.epoch == nil || v == never {
-		return v
-	}
-	base := d.epoch.base.Load()
-	if base == unsettled {
+	base := d.base.Load()
+	if v == never || base == unsettled {
 		return never
 	}
 	return add(base, v)
 }
 
-// left is the time from now to the deadline v of d, 0 if it never comes. What
-// has not begun to count is left whole.
+// left is what is left of the duration v of d, 0 if it never ends. What has not
+// begun to count is left whole.
 func (d *deadlines) left(v, now int64) time.Duration {
-	if v == never || d.epoch != nil && d.epoch.base.Load() == unsettled {
+	if v == never || d.base.Load() == unsettled {
 		return whole(v)
 	}
 	return time.Duration(max(1, d.at(v)-now))
@@ -67,26 +52,28 @@ func (d *deadlines) deleteOnly() *deadlines {
 	if d == nil || d.delete == never {
 		return nil
 	}
-	return &deadlines{epoch: d.epoch, expire: d.delete, delete: d.delete}
+	only := &deadlines{expire: d.delete, delete: d.delete, epoch: d.epoch}
+	only.base.Store(d.base.Load())
+	return only
 }
 
-// next is the deadline of e that comes first.
-func (e *entry) next() int64 {
-	if e.kind == live {
-		return e.deadlines.expire
+// next is the duration of r that is over first.
+func (r *record) next() int64 {
+	d := r.deadlines()
+	if r.kind() == live {
+		return d.expire
 	}
-	return e.deadlines.delete
+	return d.delete
 }
 
-// item reminds of one deadline of one version of a key.
+// item reminds of one deadline of one record.
 type item struct {
-	at    int64
-	rev   uint64
-	space command.Space
-	key   string
+	at     int64
+	record *record
+	space  command.Space
 }
 
-// expiry holds a reminder of the next deadline of each entry that has one, and
+// expiry holds a reminder of the next deadline of each record that has one, and
 // of some that have been superseded: stale of them, less those that are still
 // in an epoch. They are dropped when they outnumber the others.
 type expiry struct {
@@ -99,7 +86,7 @@ type itemHeap []item
 
 func (h itemHeap) Len() int { return len(h) }
 func (h itemHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].rev < h[j].rev
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].record.rev < h[j].record.rev
 }
 func (h itemHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 func (h *itemHeap) Push(x any)   { *h = append(*h, x.(item)) }
@@ -111,29 +98,31 @@ func (h *itemHeap) Pop() any {
 	return it
 }
 
-// schedule sees to it that e is reaped when its next deadline comes. It is called
-// once e is in the map: a reminder of an entry that is not there counts as stale
-// and may be dropped.
-func (db *DB) schedule(space command.Space, key string, e *entry) {
-	if e.deadlines == nil || e.kind == tombstone {
+// schedule sees to it that r is reaped when its next deadline comes. It is called
+// once r is in the table: a reminder of a record that is not there counts as
+// stale and may be dropped.
+func (db *DB) schedule(space command.Space, r *record) {
+	d := r.deadlines()
+	if d == nil {
 		return
 	}
-	it := item{at: e.next(), rev: e.rev, space: space, key: key}
+	it := item{at: r.next(), record: r, space: space}
 	if it.at == never {
 		return
 	}
-	if epoch := e.deadlines.epoch; epoch != nil {
-		if base := epoch.base.Load(); base == unsettled {
-			epoch.pending = append(epoch.pending, it)
-			epoch.shortest = min(epoch.shortest, it.at)
-			return
-		} else {
-			it.at = add(base, it.at)
-		}
+	if base := d.base.Load(); base != unsettled {
+		it.at = add(base, it.at)
+		db.expiry.mu.Lock()
+		heap.Push(&db.expiry.heap, it)
+		db.expiry.mu.Unlock()
+		return
 	}
-	db.expiry.mu.Lock()
-	heap.Push(&db.expiry.heap, it)
-	db.expiry.mu.Unlock()
+	epoch := db.open
+	if d.epoch == db.settling.number {
+		epoch = db.settling
+	}
+	epoch.pending = append(epoch.pending, it)
+	epoch.shortest = min(epoch.shortest, it.at)
 }
 
 // superseded counts a reminder as stale and drops all stale ones once they are
@@ -160,8 +149,7 @@ func (x *expiry) superseded(db *DB) {
 }
 
 func (it item) isCurrent(db *DB) bool {
-	e, ok := db.spaces[it.space].Load(it.key)
-	return ok && e.rev == it.rev
+	return db.spaces[it.space].load(it.record.key()) == it.record
 }
 
 // Reap carries out deadlines that have come, the earliest first, but no more
@@ -191,27 +179,25 @@ func (x *expiry) popDue(now int64) (item, bool) {
 	return heap.Pop(&x.heap).(item), true
 }
 
-// reap carries out one deadline, unless its entry has been superseded.
+// reap carries out one deadline, unless its record has been superseded.
 func (db *DB) reap(it item, now int64) (done bool) {
-	token := db.gate.RLock()
-	defer db.gate.RUnlock(token)
-	var next *entry
-	db.spaces[it.space].Compute(it.key, func(old *entry, loaded bool) (*entry, bool) {
-		if !loaded || old.rev != it.rev {
-			return old, !loaded
-		}
-		next = &entry{kind: tombstone, written: old.written}
-		if !old.isDeleted(now) {
-			next.kind = expired
-			next.deadlines = old.deadlines.deleteOnly()
-		}
-		db.replace(it.space, it.key, old, next)
-		return next, next.gone()
-	})
-	if next == nil {
+	l := db.spaces[it.space].lock(it.record.key())
+	defer l.unlock()
+	old := it.record
+	if l.old != old {
 		return false
 	}
-	db.schedule(it.space, it.key, next)
+	var next *record
+	if old.isDeleted(now) {
+		next = newRecord(tombstone, old.key(), nil, nil)
+	} else {
+		d := old.deadlines()
+		next = newRecord(expired, old.key(), nil, &deadlines{
+			expire: d.delete, delete: d.delete, epoch: d.epoch, written: old.written(),
+		})
+		next.deadlines().base.Store(d.base.Load())
+	}
+	db.replace(it.space, &l, next)
 	return true
 }
 
@@ -243,15 +229,14 @@ func (db *DB) Tick(elapsed, lag time.Duration) {
 	now := db.ticked.Load()
 	settled := db.settling
 	base := add(now, int64(lag))
-	settled.base.Store(base)
 	db.expiry.mu.Lock()
 	for _, it := range settled.pending {
+		it.record.deadlines().base.Store(base)
 		it.at = add(base, it.at)
 		heap.Push(&db.expiry.heap, it)
 	}
 	db.expiry.mu.Unlock()
-	settled.pending = nil
-	db.settling, db.open = db.open, newEpoch()
+	db.settling, db.open = db.open, newEpoch(db.open.number+1)
 	db.ticked.Store(add(now, int64(elapsed)))
 }
 

@@ -53,7 +53,11 @@ func TestViewHoldsWhileWritersGoOn(t *testing.T) {
 		}
 		return binary.BigEndian.Uint64(e.Value)
 	}
-	for range 200 {
+	rounds := 100
+	if testing.Short() {
+		rounds = 20
+	}
+	for range rounds {
 		for before := writes.Load(); writes.Load() < before+100; {
 			time.Sleep(time.Microsecond)
 		}

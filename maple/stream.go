@@ -57,8 +57,8 @@ func (v *View) Save(w io.Writer) error {
 	var count uint64
 	var err error
 	buf = append(buf[:0], blockEntries)
-	v.each(func(space command.Space, key string, e *entry) bool {
-		buf = v.appendEntry(buf, space, key, e)
+	v.each(func(space command.Space, r *record) bool {
+		buf = v.appendRecord(buf, space, r)
 		count++
 		if len(buf) >= blockTarget {
 			err = blocks.Write(buf)
@@ -82,34 +82,32 @@ func (v *View) Save(w io.Writer) error {
 	return bw.Flush()
 }
 
-func (v *View) appendEntry(b []byte, space command.Space, key string, e *entry) []byte {
+func (v *View) appendRecord(b []byte, space command.Space, r *record) []byte {
 	class := byte(noDeadlines)
 	var expire, delete int64
-	if d := e.deadlines; d != nil {
+	if d := r.deadlines(); d != nil {
 		expire, delete = d.expire, d.delete
 		switch {
-		case d.epoch == nil:
+		case !v.wasUnsettled(r):
 			class = fromClock
+			expire, delete = max(0, d.at(expire)), max(0, d.at(delete))
 		case d.epoch == v.settling:
 			class = fromLastTick
-		case d.epoch == v.open:
-			class = fromNextTick
 		default:
-			class = fromClock
-			expire, delete = d.at(expire), d.at(delete)
+			class = fromNextTick
 		}
 	}
 	flags := class
-	if e.kind == expired {
+	if r.kind() == expired {
 		flags |= expiredFlag
 	}
 	b = append(b, byte(space), flags)
-	b = binary.AppendUvarint(b, e.rev)
-	b = binary.AppendUvarint(b, e.rev-e.written)
-	b = binary.AppendUvarint(b, uint64(len(key)))
-	b = append(b, key...)
-	b = binary.AppendUvarint(b, uint64(len(e.value)))
-	b = append(b, e.value...)
+	b = binary.AppendUvarint(b, r.rev)
+	b = binary.AppendUvarint(b, r.rev-r.written())
+	b = binary.AppendUvarint(b, uint64(r.keyLen()))
+	b = append(b, r.key()...)
+	b = binary.AppendUvarint(b, uint64(r.valueLen()))
+	b = append(b, r.value()...)
 	if class != noDeadlines {
 		b = binary.AppendUvarint(b, uint64(expire))
 		b = binary.AppendUvarint(b, uint64(delete))
@@ -124,8 +122,8 @@ func (v *View) Checksum() uint64 {
 	b = binary.LittleEndian.AppendUint64(b, v.revision)
 	b = binary.LittleEndian.AppendUint64(b, uint64(v.now))
 	sum := xxhash.Sum64(b)
-	v.each(func(space command.Space, key string, e *entry) bool {
-		b = v.appendEntry(b[:0], space, key, e)
+	v.each(func(space command.Space, r *record) bool {
+		b = v.appendRecord(b[:0], space, r)
 		sum += xxhash.Sum64(b) // a sum, because the order is no part of the state
 		return true
 	})
@@ -240,52 +238,70 @@ func (l *loader) entry(b []byte) (rest []byte, err error) {
 		expire > delete || delete > math.MaxInt64 {
 		return nil, errMalformed
 	}
-	e := &entry{rev: rev, written: rev - since}
+	var d *deadlines
+	if class != noDeadlines {
+		d = l.deadlines(class, int64(expire), int64(delete))
+		if since > 0 {
+			d.written = rev - since
+		}
+	} else if since > 0 {
+		return nil, errMalformed // only a deadline leaves the revision behind
+	}
+	k := live
 	if flags&expiredFlag != 0 {
 		if len(value) > 0 {
 			return nil, errMalformed
 		}
-		e.kind = expired
-	} else {
-		e.value = append(make([]byte, 0, len(value)), value...)
+		k = expired
 	}
-	if class != noDeadlines {
-		e.deadlines = l.deadlines(class, int64(expire), int64(delete))
-	}
-	k := string(key)
-	if _, twice := l.db.spaces[space].LoadOrStore(k, e); twice {
+	r := newRecord(k, string(key), value, d)
+	r.rev = rev
+	if !l.put(space, r) {
 		return nil, errors.New("a key stands there twice")
 	}
-	l.count++
-	l.db.keys[space].Add(1)
-	if space == command.Keys {
-		l.db.bytes.Add(int64(len(k) + len(e.value)))
-	}
-	l.db.schedule(space, k, e)
 	return f.b, nil
+}
+
+// put puts a record in the DB, unless there is one of the same key.
+func (l *loader) put(space command.Space, r *record) bool {
+	db := l.db
+	place := db.spaces[space].lock(r.key())
+	defer place.unlock()
+	if place.old != nil {
+		return false
+	}
+	place.put(r)
+	l.count++
+	db.keys[space].Add(1)
+	if space == command.Keys {
+		db.bytes.Add(int64(r.keyLen() + r.valueLen()))
+	}
+	db.schedule(space, r)
+	return true
 }
 
 // deadlines restores deadlines to how they were, or, with a clock, to what was
 // left of them.
 func (l *loader) deadlines(class byte, expire, delete int64) *deadlines {
 	d := &deadlines{expire: expire, delete: delete}
-	if l.db.clock == nil {
-		switch class {
-		case fromLastTick:
-			d.epoch = l.db.settling
-		case fromNextTick:
-			d.epoch = l.db.open
+	switch {
+	case class == fromClock && l.db.clock == nil:
+		// Durations since the reading 0.
+	case class == fromClock:
+		// What is left is negative for a deadline that had come.
+		d.base.Store(l.db.Now())
+		for _, at := range []*int64{&d.expire, &d.delete} {
+			if *at != never {
+				*at -= l.saved
+			}
 		}
-		return d
-	}
-	began := l.saved
-	if class != fromClock {
-		began = 0
-	}
-	now := l.db.Now()
-	for _, at := range []*int64{&d.expire, &d.delete} {
-		if *at != never {
-			*at = add(now, *at-began)
+	case l.db.clock != nil:
+		d.base.Store(l.db.Now())
+	default:
+		d.base.Store(unsettled)
+		d.epoch = l.db.open.number
+		if class == fromLastTick {
+			d.epoch = l.db.settling.number
 		}
 	}
 	return d

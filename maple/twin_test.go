@@ -331,11 +331,14 @@ func walk(t *rapid.T, ticks bool) {
 		t.Fatalf("%d versions are kept when all views are released", n)
 	}
 	for space := range db.spaces {
-		db.spaces[space].Range(func(key string, e *entry) bool {
-			if e.prev.Load() != nil || e.kind == tombstone {
-				t.Fatalf("key %q of space %d still has old versions", key, space)
+		db.spaces[space].all(func(r *record) bool {
+			if r.kind() == tombstone {
+				t.Fatalf("key %q of space %d is there though it was deleted", r.key(), space)
 			}
 			return true
 		})
+	}
+	if n := db.views.behind.Size(); n != 0 {
+		t.Fatalf("%d versions are linked when all views are released", n)
 	}
 }
