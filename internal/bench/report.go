@@ -1,0 +1,194 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// short prints a number to three digits, without an exponent.
+func short(v float64) string {
+	switch {
+	case v == float64(int(v)):
+		return strconv.Itoa(int(v))
+	case v >= 100 || v <= -100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case v >= 10 || v <= -10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 2, 64)
+}
+
+// table prints rows, the first of which is the header, as markdown whose
+// columns are aligned.
+func table(w io.Writer, rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	line := func(row []string) {
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if i == 0 {
+				fmt.Fprintf(w, "| %s%s ", cell, pad)
+			} else {
+				fmt.Fprintf(w, "| %s%s ", pad, cell)
+			}
+		}
+		fmt.Fprintln(w, "|")
+	}
+	line(rows[0])
+	for i, width := range widths {
+		if i == 0 {
+			fmt.Fprintf(w, "|%s", strings.Repeat("-", width+2))
+		} else {
+			fmt.Fprintf(w, "|%s:", strings.Repeat("-", width+1))
+		}
+	}
+	fmt.Fprintln(w, "|")
+	for _, row := range rows[1:] {
+		line(row)
+	}
+	fmt.Fprintln(w)
+}
+
+// printOps prints the workloads that are one operation over and over.
+func (r *results) printOps(w io.Writer) {
+	rows := [][]string{append([]string{"ns per operation"}, r.peers...)}
+	for _, workload := range r.workloads {
+		row := []string{workload}
+		found := false
+		for _, p := range r.peers {
+			cell := "–"
+			if ns, ok := r.median(figure{workload, p, nsPerOp}); ok {
+				found = true
+				allocs, _ := r.median(figure{workload, p, allocsPerOp})
+				cell = short(ns)
+				if ratio, ok := r.ratio(figure{workload, p, nsPerOp}, figure{workload, baseline, nsPerOp}); ok {
+					cell += fmt.Sprintf(" %s×", short(ratio))
+				}
+				cell += fmt.Sprintf(" %.0fa", allocs)
+			}
+			row = append(row, cell)
+		}
+		if found {
+			rows = append(rows, row)
+		}
+	}
+	if len(rows) == 1 {
+		return
+	}
+	fmt.Fprintf(w, "Elapsed time by operations of all workers; its ratio to %s; allocations.\n\n", baseline)
+	table(w, rows)
+}
+
+// printOthers prints all other figures.
+func (r *results) printOthers(w io.Writer) {
+	rows := [][]string{append([]string{"other figures"}, r.peers...)}
+	for _, workload := range r.workloads {
+		if _, ok := r.anyMedian(workload, nsPerOp); ok {
+			continue
+		}
+		for _, metric := range r.metricNames(workload) {
+			row := []string{workload + " " + metric}
+			for _, p := range r.peers {
+				cell := "–"
+				if v, ok := r.median(figure{workload, p, metric}); ok {
+					cell = short(v)
+				}
+				row = append(row, cell)
+			}
+			rows = append(rows, row)
+		}
+	}
+	if len(rows) > 1 {
+		table(w, rows)
+	}
+}
+
+func (r *results) anyMedian(workload, metric string) (float64, bool) {
+	for _, p := range r.peers {
+		if v, ok := r.median(figure{workload, p, metric}); ok {
+			return v, true
+		}
+	}
+	return 0, false
+}
+
+// printNoise tells how far rounds lay apart, so that a reader knows what a
+// ratio is worth.
+func (r *results) printNoise(w io.Writer) {
+	var spreads []float64
+	for id, rounds := range r.rounds {
+		f := figure{id[0], id[1], nsPerOp}
+		if _, ok := r.median(f); ok && len(rounds) > 1 {
+			spreads = append(spreads, r.spread(f))
+		}
+	}
+	if m, ok := median(spreads); ok {
+		fmt.Fprintf(w, "From a figure's fastest round to its slowest: %s× in the middle case, %s× in the worst.\n\n",
+			short(m), short(spreads[len(spreads)-1]))
+	}
+}
+
+func printBars(w io.Writer, verdicts []verdict) {
+	rows := [][]string{{"bar", "figure", "bar", "stretch", "verdict"}}
+	for _, v := range verdicts {
+		rows = append(rows, v.row())
+	}
+	table(w, rows)
+}
+
+// document is what the JSON file holds.
+type document struct {
+	Machine  machine                       `json:"machine"`
+	Settings map[string]any                `json:"settings"`
+	Peers    map[string]string             `json:"peers"`
+	Harness  float64                       `json:"harness_ns_per_op"`
+	Medians  map[string]map[string]metrics `json:"medians"` // by workload and peer
+	Ratios   map[string]map[string]float64 `json:"ratios"`  // of ns/op to the baseline
+	Bars     []verdict                     `json:"bars,omitempty"`
+	Samples  []sample                      `json:"samples"`
+}
+
+// fill adds what r has to the document.
+func (d *document) fill(r *results) {
+	d.Samples = r.samples
+	d.Medians = make(map[string]map[string]metrics)
+	d.Ratios = make(map[string]map[string]float64)
+	for _, workload := range r.workloads {
+		d.Medians[workload] = make(map[string]metrics)
+		ratios := make(map[string]float64)
+		for _, p := range r.peers {
+			m := make(metrics)
+			for _, metric := range r.metricNames(workload) {
+				if v, ok := r.median(figure{workload, p, metric}); ok {
+					m[metric] = v
+				}
+			}
+			if len(m) > 0 {
+				d.Medians[workload][p] = m
+			}
+			if v, ok := r.ratio(figure{workload, p, nsPerOp}, figure{workload, baseline, nsPerOp}); ok {
+				ratios[p] = v
+			}
+		}
+		if len(ratios) > 0 {
+			d.Ratios[workload] = ratios
+		}
+	}
+}
+
+func (d *document) write(path string) error {
+	b, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
+}
