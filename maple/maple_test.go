@@ -53,9 +53,9 @@ func TestViewHoldsWhileWritersGoOn(t *testing.T) {
 		}
 		return binary.BigEndian.Uint64(e.Value)
 	}
-	rounds := 100
+	rounds := 50
 	if testing.Short() {
-		rounds = 20
+		rounds = 10
 	}
 	for range rounds {
 		for before := writes.Load(); writes.Load() < before+100; {

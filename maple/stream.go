@@ -10,6 +10,7 @@ import (
 
 	"dkv/internal/block"
 	"dkv/internal/command"
+	"dkv/internal/field"
 	"dkv/store"
 
 	"github.com/cespare/xxhash/v2"
@@ -204,13 +205,13 @@ func (l *loader) header(b []byte) error {
 	if len(b) < len(magic) || string(b[:len(magic)]) != magic {
 		return errForeign
 	}
-	f := fields{b: b[len(magic):]}
-	version := f.uvarint()
-	if !f.bad && version != streamVersion {
+	f := field.NewReader(b[len(magic):])
+	version := f.Uvarint()
+	if !f.Bad() && version != streamVersion {
 		return fmt.Errorf("version %d is not known, %d is", version, streamVersion)
 	}
-	revision, now := f.uvarint(), f.uvarint()
-	if f.bad || len(f.b) != 0 || now > math.MaxInt64 {
+	revision, now := f.Uvarint(), f.Uvarint()
+	if !f.Complete() || now > math.MaxInt64 {
 		return errMalformed
 	}
 	l.db.revision.Store(revision)
@@ -222,18 +223,18 @@ func (l *loader) header(b []byte) error {
 }
 
 func (l *loader) entry(b []byte) (rest []byte, err error) {
-	f := fields{b: b}
-	space := command.Space(f.byte())
-	flags := f.byte()
-	rev, since := f.uvarint(), f.uvarint()
-	key := f.bytes(store.MaxKeySize)
-	value := f.bytes(store.MaxValueSize)
+	f := field.NewReader(b)
+	space := command.Space(f.Byte())
+	flags := f.Byte()
+	rev, since := f.Uvarint(), f.Uvarint()
+	key := f.Bytes(store.MaxKeySize)
+	value := f.Bytes(store.MaxValueSize)
 	class := flags & deadlineClassBit
 	var expire, delete uint64
 	if class != noDeadlines {
-		expire, delete = f.uvarint(), f.uvarint()
+		expire, delete = f.Uvarint(), f.Uvarint()
 	}
-	if f.bad || space >= command.Spaces || class >= deadlineClasses || len(key) == 0 ||
+	if f.Bad() || space >= command.Spaces || class >= deadlineClasses || len(key) == 0 ||
 		rev == 0 || rev > l.db.revision.Load() || since >= rev ||
 		expire > delete || delete > math.MaxInt64 {
 		return nil, errMalformed
@@ -259,7 +260,7 @@ func (l *loader) entry(b []byte) (rest []byte, err error) {
 	if !l.put(space, r) {
 		return nil, errors.New("a key stands there twice")
 	}
-	return f.b, nil
+	return f.Rest(), nil
 }
 
 // put puts a record in the DB, unless there is one of the same key.
@@ -305,41 +306,4 @@ func (l *loader) deadlines(class byte, expire, delete int64) *deadlines {
 		}
 	}
 	return d
-}
-
-// fields takes what a record is made of off b; once bad, it yields zeros.
-type fields struct {
-	b   []byte
-	bad bool
-}
-
-func (f *fields) byte() byte {
-	if len(f.b) == 0 {
-		f.bad = true
-		return 0
-	}
-	c := f.b[0]
-	f.b = f.b[1:]
-	return c
-}
-
-func (f *fields) uvarint() uint64 {
-	v, n := binary.Uvarint(f.b)
-	if n <= 0 {
-		f.bad, f.b = true, nil
-		return 0
-	}
-	f.b = f.b[n:]
-	return v
-}
-
-func (f *fields) bytes(limit uint64) []byte {
-	n := f.uvarint()
-	if n > limit || n > uint64(len(f.b)) {
-		f.bad, f.b = true, nil
-		return nil
-	}
-	v := f.b[:n]
-	f.b = f.b[n:]
-	return v
 }

@@ -10,6 +10,7 @@ import (
 	"math"
 	"time"
 
+	"dkv/internal/field"
 	"dkv/store"
 )
 
@@ -136,9 +137,9 @@ func AppendOp(b []byte, op *Op) []byte {
 // DecodeOp reads what AppendOp wrote, and nothing after it. The value aliases b;
 // the key does not.
 func DecodeOp(b []byte) (Op, error) {
-	d := decoder{b: b}
+	d := decoder{field.NewReader(b)}
 	op := d.op()
-	if d.bad || len(d.b) != 0 {
+	if !d.Complete() {
 		return Op{}, ErrMalformed
 	}
 	return op, nil
@@ -163,44 +164,44 @@ type Entry struct {
 // Decode reads a log entry into e, whose Batch.Ops it reuses. The values alias
 // b; the keys do not.
 func Decode(b []byte, e *Entry) error {
-	d := decoder{b: b}
+	d := decoder{field.NewReader(b)}
 	ops := e.Batch.Ops[:0]
 	*e = Entry{}
-	switch d.byte() {
+	switch d.Byte() {
 	case typeTick:
 		e.IsTick = true
 		e.Tick = Tick{
-			Prev:    d.uvarint(),
-			Nonce:   d.uvarint(),
+			Prev:    d.Uvarint(),
+			Nonce:   d.Uvarint(),
 			Elapsed: d.duration(),
 			Lag:     d.duration(),
 		}
 		if e.Tick.Lag > e.Tick.Elapsed {
-			d.bad = true
+			d.Fail()
 		}
 	case typeBatch:
 		e.Batch = Batch{
-			Member:      d.uvarint(),
-			Incarnation: d.uvarint(),
-			Slot:        d.uvarint(),
+			Member:      d.Uvarint(),
+			Incarnation: d.Uvarint(),
+			Slot:        d.Uvarint(),
 		}
 		for i := range e.Batch.Low {
-			e.Batch.Low[i] = d.uvarint()
+			e.Batch.Low[i] = d.Uvarint()
 		}
-		n := d.uvarint()
+		n := d.Uvarint()
 		if n > MaxOps || e.Batch.Slot >= MaxSlots {
-			d.bad = true
+			d.Fail()
 		} else if e.Batch.Seq = e.Batch.Low[e.Batch.Slot]; e.Batch.Seq == 0 {
-			d.bad = true
+			d.Fail()
 		}
-		for i := uint64(0); i < n && !d.bad; i++ {
+		for i := uint64(0); i < n && !d.Bad(); i++ {
 			ops = append(ops, d.op())
 		}
 	default:
-		d.bad = true
+		d.Fail()
 	}
 	e.Batch.Ops = ops
-	if d.bad || len(d.b) != 0 {
+	if !d.Complete() {
 		e.Batch.Ops = ops[:0]
 		return ErrMalformed
 	}
@@ -211,75 +212,40 @@ func (k Kind) hasValue() bool {
 	return k == Set || k == SetIfUnset || k == CompareAndDelete
 }
 
-// decoder consumes b; once bad, it yields zeros.
-type decoder struct {
-	b   []byte
-	bad bool
-}
+// decoder takes operations off a log entry.
+type decoder struct{ field.Reader }
 
 func (d *decoder) op() Op {
-	kind := d.byte()
+	kind := d.Byte()
 	op := Op{
 		Kind:  Kind(kind &^ hasDeadlines),
-		Space: Space(d.byte()),
+		Space: Space(d.Byte()),
 	}
-	key := d.bytes(store.MaxKeySize)
+	key := d.Bytes(store.MaxKeySize)
 	if op.Kind.hasValue() {
-		op.Value = d.bytes(store.MaxValueSize)
+		op.Value = d.Bytes(store.MaxValueSize)
 	}
 	if kind&hasDeadlines != 0 {
 		op.ExpireIn = d.duration()
 		op.DeleteIn = d.duration()
 		if op.ExpireIn == 0 && op.DeleteIn == 0 || op.Kind != Set && op.Kind != SetIfUnset {
-			d.bad = true
+			d.Fail()
 		}
 	}
 	if op.Kind == 0 || op.Kind >= kinds || op.Space >= Spaces || len(key) == 0 {
-		d.bad = true
+		d.Fail()
 	}
-	if !d.bad {
+	if !d.Bad() {
 		op.Key = string(key)
 	}
 	return op
 }
 
-func (d *decoder) byte() byte {
-	if len(d.b) == 0 {
-		d.bad = true
-		return 0
-	}
-	c := d.b[0]
-	d.b = d.b[1:]
-	return c
-}
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	// A varint that ends in a zero byte says with more bytes what fewer say.
-	if n <= 0 || n > 1 && d.b[n-1] == 0 {
-		d.bad, d.b = true, nil
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
 func (d *decoder) duration() time.Duration {
-	v := d.uvarint()
+	v := d.Uvarint()
 	if v > math.MaxInt64 {
-		d.bad = true
+		d.Fail()
 		return 0
 	}
 	return time.Duration(v)
-}
-
-func (d *decoder) bytes(limit uint64) []byte {
-	n := d.uvarint()
-	if n > limit || n > uint64(len(d.b)) {
-		d.bad, d.b = true, nil
-		return nil
-	}
-	v := d.b[:n:n]
-	d.b = d.b[n:]
-	return v
 }

@@ -11,6 +11,7 @@ import (
 
 	"dkv/internal/block"
 	"dkv/internal/command"
+	"dkv/internal/field"
 	"dkv/maple"
 )
 
@@ -132,13 +133,13 @@ func load(r io.Reader) (*frozen, *maple.DB, error) {
 	if len(b) < len(snapshotMagic) || string(b[:len(snapshotMagic)]) != snapshotMagic {
 		return nil, nil, errForeignSnapshot
 	}
-	u := uvarints{b: b[len(snapshotMagic):]}
-	if version := u.next(); !u.bad && version != snapshotVersion {
+	u := field.NewReader(b[len(snapshotMagic):])
+	if version := u.Uvarint(); !u.Bad() && version != snapshotVersion {
 		return nil, nil, fmt.Errorf("version %d is not known, %d is", version, snapshotVersion)
 	}
-	f := &frozen{sessions: make(sessions), applied: u.next(), ticks: u.next()}
-	n := u.next()
-	if !u.ended() {
+	f := &frozen{sessions: make(sessions), applied: u.Uvarint(), ticks: u.Uvarint()}
+	n := u.Uvarint()
+	if !u.Complete() {
 		return nil, nil, block.ErrCorrupt
 	}
 	for range n {
@@ -165,39 +166,21 @@ func next(blocks *block.Reader) ([]byte, error) {
 }
 
 func readSession(b []byte) (member uint64, ses *session, ok bool) {
-	u := uvarints{b: b}
-	member = u.next()
-	ses = &session{incarnation: u.next()}
+	u := field.NewReader(b)
+	member = u.Uvarint()
+	ses = &session{incarnation: u.Uvarint()}
 	for i := range ses.slots {
 		slot := &ses.slots[i]
-		slot.seq = u.next()
-		slot.low = u.next()
-		n := u.next()
+		slot.seq = u.Uvarint()
+		slot.low = u.Uvarint()
+		n := u.Uvarint()
 		if n > command.MaxOps {
 			return 0, nil, false
 		}
 		for range n {
-			revision := u.next()
+			revision := u.Uvarint()
 			slot.results = append(slot.results, command.Result{Done: revision != 0, Revision: revision})
 		}
 	}
-	return member, ses, u.ended()
+	return member, ses, u.Complete()
 }
-
-// uvarints takes numbers off b; once bad, it yields zeros.
-type uvarints struct {
-	b   []byte
-	bad bool
-}
-
-func (u *uvarints) next() uint64 {
-	v, n := binary.Uvarint(u.b)
-	if n <= 0 {
-		u.bad, u.b = true, nil
-		return 0
-	}
-	u.b = u.b[n:]
-	return v
-}
-
-func (u *uvarints) ended() bool { return !u.bad && len(u.b) == 0 }
