@@ -89,6 +89,9 @@ func (r *record) key() string { return unsafe.String((*byte)(r.keyAt()), r.keyLe
 // value shares r's memory.
 func (r *record) value() []byte {
 	n := r.valueLen()
+	if n == 0 {
+		return []byte{} // it would begin where the record's memory has ended
+	}
 	return unsafe.Slice((*byte)(unsafe.Add(r.keyAt(), r.keyLen())), n)[:n:n]
 }
 

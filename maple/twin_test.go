@@ -189,7 +189,8 @@ type viewReader struct{ *View }
 
 func (v viewReader) GetEntry(s command.Space, k string) (Entry, bool) { return v.Get(s, k) }
 
-var twinKeys = []string{"a", "b", "c", "dd", "\x00", "\xff\xfe"}
+// The last is of a length at which an empty value would begin past the record.
+var twinKeys = []string{"a", "b", "c", "dd", "\x00", "\xff\xfe", "0123456789abcdef"}
 
 // compare checks that db shows the same as tw for every key that ever is used.
 func compare(db reader, tw *twin) error {
