@@ -1,0 +1,66 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"dkv/internal/command"
+	"dkv/lock"
+	"dkv/maple"
+	"dkv/store"
+
+	"dkv/internal/ops"
+)
+
+// TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease has the log keep back
+// an acquisition whose caller gives up, as an old leader that is paused does. The
+// caller releases the lock, and only then does the acquisition come.
+func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
+	sessions, db := make(sessions), maple.New(maple.Options{})
+	b := new(batcher)
+	b.init(1, 1)
+	apply := func(entry []byte) {
+		var e command.Entry
+		if err := command.Decode(entry, &e); err != nil {
+			t.Error(err)
+			return
+		}
+		results, ok := sessions.apply(db, &e.Batch)
+		b.applied(e.Batch.Slot, e.Batch.Seq, results, ok)
+	}
+	kept := make(chan []byte, 1)
+	b.propose = func(entry []byte, settled <-chan struct{}) proposal {
+		var e command.Entry
+		if command.Decode(entry, &e) == nil && len(e.Batch.Ops) == 1 && e.Batch.Ops[0].Kind == command.SetIfUnset {
+			kept <- slices.Clone(entry)
+			<-settled
+			return proposalLost
+		}
+		apply(entry)
+		return proposalApplied
+	}
+	b.start()
+	defer func() {
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		b.close(now.Done())
+	}()
+
+	locks := lock.New(ops.New(b.do))
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	owner, ok, err := locks.Acquire(ctx, "x", lock.Forever)
+	if ok || !errors.Is(err, store.ErrUnknown) || owner == (lock.Owner{}) {
+		t.Fatal(owner, ok, err)
+	}
+	if ok, err := locks.Release(context.Background(), "x", owner); ok || err != nil {
+		t.Fatal("released what is not there yet:", ok, err)
+	}
+	apply(<-kept)
+	if db.Has(command.Locks, "x") {
+		t.Fatal("the lock is held for ever, and nobody knows")
+	}
+}
