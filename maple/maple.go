@@ -38,7 +38,7 @@ type Options struct {
 // without a clock wants its changes (Apply, Tick, Reap, View) one at a time,
 // as a log gives them.
 //
-// Lock order: views, a shard's lock, expiry or history.
+// Lock order: views, a shard's lock, then expiry.mu or views.retained.
 type DB struct {
 	spaces [command.Spaces]*table
 

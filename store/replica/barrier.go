@@ -141,15 +141,21 @@ func (b *barriers) close(patience <-chan struct{}) {
 	b.wakeLocked()
 	b.mu.Unlock()
 
-	drained := make(chan struct{})
-	go func() {
-		b.workers.Wait()
-		close(drained)
-	}()
+	drained := done(&b.workers)
 	select {
 	case <-drained:
 	case <-patience:
 	}
 	close(b.stopping)
 	<-drained
+}
+
+// done returns a channel that is closed when the workers have returned.
+func done(workers *sync.WaitGroup) <-chan struct{} {
+	c := make(chan struct{})
+	go func() {
+		workers.Wait()
+		close(c)
+	}()
+	return c
 }

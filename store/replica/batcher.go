@@ -382,11 +382,7 @@ func (b *batcher) close(patience <-chan struct{}) {
 	b.wakeLocked()
 	b.mu.Unlock()
 
-	drained := make(chan struct{})
-	go func() {
-		b.workers.Wait()
-		close(drained)
-	}()
+	drained := done(&b.workers)
 	select {
 	case <-drained:
 	case <-patience:
