@@ -124,7 +124,7 @@ func (o Options) open() (backend, error) {
 	case len(o.Connect) > 0:
 		return transport.NewClient(o.Connect)
 	case o.Dir == "":
-		return local.Open(local.Options{Clock: o.Clock}), nil
+		return local.Open(local.Options{Clock: o.Clock, Engine: o.Engine, MaxBytes: o.MaxBytes}), nil
 	}
 	return replica.Open(replica.Options{
 		Dir:           o.Dir,
@@ -132,6 +132,8 @@ func (o Options) open() (backend, error) {
 		Members:       o.Members,
 		Logger:        o.Logger,
 		Clock:         o.Clock,
+		Engine:        o.Engine,
+		MaxBytes:      o.MaxBytes,
 		SnapshotBytes: o.SnapshotBytes,
 	})
 }
@@ -153,6 +155,7 @@ func (db *DB) Checksum() (sum Checksum, ok bool) {
 type (
 	Store    = store.Store
 	Entry    = store.Entry
+	Range    = store.Range
 	Revision = store.Revision
 	Info     = store.Info
 	Kind     = store.Kind
@@ -190,6 +193,8 @@ var (
 	ErrBadDuration   error = store.ErrBadDuration
 	ErrBadOwner      error = store.ErrBadOwner
 	ErrBadOptions    error = store.ErrBadOptions
+	ErrFull          error = store.ErrFull
+	ErrBadRange      error = store.ErrBadRange
 )
 
 // ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.

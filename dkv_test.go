@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"dkv"
+	"dkv/store/engine"
+	"dkv/store/engine/enginetest"
 
 	"go.uber.org/goleak"
 )
@@ -215,6 +217,8 @@ func TestOptionsThatContradictThemselvesAreAllNamed(t *testing.T) {
 		{"a file for a socket", dkv.Options{Listen: []string{"unix://" + file}}, []string{"file of another kind"}},
 		{"a file for a directory", dkv.Options{Dir: filepath.Join(file, "dir")}, []string{"Dir", "not a directory"}},
 		{"unknown node", dkv.Options{Dir: t.TempDir(), Node: "b", Members: members}, []string{`Node "b"`, "a=127.0.0.1:1"}},
+		{"limit below 0", dkv.Options{MaxBytes: -1}, []string{"MaxBytes is negative"}},
+		{"half an engine", dkv.Options{Engine: engine.Factory{New: enginetest.Naive.New}}, []string{"Engine is incomplete"}},
 		{"everything", dkv.Options{Dir: t.TempDir(), SnapshotBytes: -1, Members: map[string]string{"a": "nowhere", "": ":1"}},
 			[]string{"SnapshotBytes", "Node is empty", `Members["a"]`, "empty name", "no host"}},
 	} {
@@ -229,6 +233,98 @@ func TestOptionsThatContradictThemselvesAreAllNamed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The entries of a range, in the order of their keys, as they were at one moment.
+func ExampleDB_Scan() {
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx := context.Background()
+	for key, value := range map[string]string{
+		"user/1": "alice", "user/2": "bob", "user/3": "carol", "order/1": "tea",
+	} {
+		if err := db.Set(ctx, key, []byte(value)); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	for e, err := range db.Scan(ctx, dkv.Range{Prefix: "user/"}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s=%s\n", e.Key, e.Value)
+	}
+
+	// Page by page, from the last to the first.
+	page := dkv.Range{Prefix: "user/", Reverse: true, Limit: 2}
+	for more := true; more; {
+		more = false
+		for e, err := range db.Scan(ctx, page) {
+			if err != nil {
+				log.Fatal(err)
+			}
+			fmt.Print(e.Key, " ")
+			page.After, more = e.Key, true
+		}
+		fmt.Println("end of page")
+	}
+	// Output:
+	// user/1=alice
+	// user/2=bob
+	// user/3=carol
+	// user/3 user/2 end of page
+	// user/1 end of page
+	// end of page
+}
+
+func TestMaxBytesTurnsWritesAway(t *testing.T) {
+	db, err := dkv.Open(dkv.Options{MaxBytes: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx := t.Context()
+	n := 0
+	for ; err == nil && n < 1000; n++ {
+		err = db.Set(ctx, fmt.Sprint(n), make([]byte, 100))
+	}
+	if !errors.Is(err, dkv.ErrFull) || dkv.KindOf(err) != dkv.KindFinal {
+		t.Fatalf("%v after %d writes", err, n)
+	}
+	if ok, _, err := db.Get(ctx, fmt.Sprint(n)); ok != nil || err != nil {
+		t.Fatalf("a write that was turned away is there: %v", err)
+	}
+	if _, _, err := db.Acquire(ctx, "lock", time.Minute); !errors.Is(err, dkv.ErrFull) {
+		t.Fatalf("a lock is given that there is no room for: %v", err)
+	}
+	if err := db.Delete(ctx, "0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Set(ctx, "0", make([]byte, 100)); err != nil {
+		t.Fatalf("there is room again: %v", err)
+	}
+	info, err := db.Info(ctx)
+	if err != nil || info.Size > 10_000 || info.Size < 9_000 {
+		t.Fatalf("%+v, %v", info, err)
+	}
+}
+
+func TestAnotherEngineTakesMaplesPlace(t *testing.T) {
+	db, err := dkv.Open(dkv.Options{Engine: enginetest.Naive, MaxBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Set(t.Context(), "k", []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	if v, ok, err := db.Get(t.Context(), "k"); string(v) != "v" || !ok || err != nil {
+		t.Fatal(v, ok, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"dkv/store"
+	"dkv/store/engine"
 	"dkv/transport"
 )
 
@@ -45,6 +46,17 @@ type Options struct {
 	// Clock measures deadlines. Default: the system's monotonic clock.
 	Clock store.Clock
 
+	// MaxBytes is how much memory, in bytes, what is stored may take: the Size of
+	// [Info], which is within some percent of what the heap grows by. A write
+	// that would take it further fails with [ErrFull] and changes nothing. In a
+	// group it holds for the writes of this member, so give it to all. Default:
+	// no limit.
+	MaxBytes int64
+
+	// Engine makes what holds the data. All members of a group must use the
+	// same. Default: Maple, dkv's own.
+	Engine engine.Factory
+
 	// SnapshotBytes is how much is written to the log before the state is saved
 	// and the log cut short; more if the state is larger than that. It goes
 	// with Dir. Default: 64 MiB.
@@ -68,6 +80,8 @@ func (o Options) validate() error {
 			{"Logger", o.Logger != nil},
 			{"Clock", o.Clock != nil},
 			{"SnapshotBytes", o.SnapshotBytes != 0},
+			{"MaxBytes", o.MaxBytes != 0},
+			{"Engine", o.Engine.New != nil || o.Engine.Load != nil},
 		} {
 			if field.set {
 				faults = append(faults, fmt.Sprintf(why, field.name))
@@ -84,6 +98,12 @@ func (o Options) validate() error {
 		if o.SnapshotBytes != 0 {
 			faults = append(faults, "SnapshotBytes is set without Dir: a store in memory has no snapshots")
 		}
+		if o.MaxBytes < 0 {
+			faults = append(faults, "MaxBytes is negative")
+		}
+	}
+	if (o.Engine.New == nil) != (o.Engine.Load == nil) {
+		faults = append(faults, "Engine is incomplete: it has to have both New and Load")
 	}
 	for field, endpoints := range map[string][]string{"Connect": o.Connect, "Listen": o.Listen} {
 		for _, e := range endpoints {

@@ -1,250 +1,339 @@
 package maple
 
 import (
-	"container/heap"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"dkv/internal/command"
+	"dkv/store/engine"
 )
 
-// epoch is what records written between two ticks have in common: the reading
-// from which their durations count, which is not known before the next tick but
-// one.
-type epoch struct {
-	number   uint64
-	pending  []item // at is a duration
-	shortest int64  // of pending
-}
-
-const unsettled = -1
-
-func newEpoch(number uint64) *epoch { return &epoch{number: number, shortest: never} }
-
-// at is the reading of the clock at which the duration v of d is over.
-func (d *deadlines) at(v int64) int64 {
-	base := d.base.Load()
-	if v == never || base == unsettled {
-		return never
-	}
-	return add(base, v)
-}
-
-// left is what is left of the duration v of d, 0 if it never ends. What has not
-// begun to count is left whole.
-func (d *deadlines) left(v, now int64) time.Duration {
-	if v == never || d.base.Load() == unsettled {
-		return whole(v)
-	}
-	return time.Duration(max(1, d.at(v)-now))
-}
-
-// whole is a duration none of which has passed.
-func whole(v int64) time.Duration {
-	if v == never {
-		return 0
-	}
-	return time.Duration(v)
-}
-
-// deleteOnly is what is left of d when the value has expired.
-func (d *deadlines) deleteOnly() *deadlines {
-	if d == nil || d.delete == never {
-		return nil
-	}
-	only := &deadlines{expire: d.delete, delete: d.delete, epoch: d.epoch}
-	only.base.Store(d.base.Load())
-	return only
-}
-
-// next is the duration of r that is over first.
-func (r *record) next() int64 {
-	d := r.deadlines()
-	if r.kind() == live {
-		return d.expire
-	}
-	return d.delete
-}
-
-// item reminds of one deadline of one record.
-type item struct {
-	at     int64
-	record *record
-	space  command.Space
-}
-
-// expiry holds a reminder of the next deadline of each record that has one, and
-// of some that have been superseded: stale of them, less those that are still
-// in an epoch. They are dropped when they outnumber the others.
+// expiry has the reminders of all keys with deadlines. Each such key has one, for
+// its next deadline or for an earlier time, from when it was written before: a
+// write that puts a deadline off leaves the reminder alone, and who is reminded
+// too early sets it anew. So to renew a key that has a deadline costs no more than
+// to overwrite it.
+//
+// A reminder says where in the table its key is, and nothing of the record, so
+// that it keeps no superseded one in memory. It counts only if the record there
+// has it noted down; see deadlines.remind.
 type expiry struct {
-	mu    sync.Mutex
-	heap  itemHeap
-	stale int
+	reaping sync.Mutex // held by Reap, before any shard's lock
+
+	// lanes are as many heaps, which shards have their reminders in, so that
+	// writers seldom wait for one another. firsts[i] is the earliest reminder of
+	// lane i, never if it has none.
+	lanes  [lanes]lane
+	firsts [lanes]atomic.Int64
 }
 
-type itemHeap []item
+const lanes = 64
 
-func (h itemHeap) Len() int { return len(h) }
-func (h itemHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].record.rev < h[j].record.rev
-}
-func (h itemHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *itemHeap) Push(x any)   { *h = append(*h, x.(item)) }
-func (h *itemHeap) Pop() any {
-	old := *h
-	it := old[len(old)-1]
-	old[len(old)-1] = item{}
-	*h = old[:len(old)-1]
-	return it
+// lane is a heap of reminders in which each has four below it. It lies in chunks,
+// so that nobody waits while it is copied to grow. Lock order: a shard's lock, then
+// mu.
+type lane struct {
+	mu     sync.Mutex
+	n      int
+	chunks []*[perChunk]reminder
+	stale  atomic.Int64 // reminders that do not count any longer, as far as it is known
+	_      [64 - 48]byte
 }
 
-// schedule sees to it that r is reaped when its next deadline comes. It is called
-// once r is in the table: a reminder of a record that is not there counts as
-// stale and may be dropped.
-func (db *DB) schedule(space command.Space, r *record) {
+const perChunk = 64
+
+// reminder has Reap look at the key at a place when the clock reads at.
+type reminder struct {
+	at    int64
+	rev   uint64 // of the record for which it was set
+	hash  uint32 // its place, field by field, which takes less memory
+	shard uint8
+	space engine.Space
+}
+
+func newReminder(at int64, r *record, where place, space engine.Space) reminder {
+	return reminder{at: at, rev: r.rev, hash: where.hash, shard: where.shard, space: space}
+}
+
+func (r reminder) place() place { return place{r.hash, r.shard} }
+
+func (r reminder) before(other reminder) bool {
+	return r.at < other.at || r.at == other.at && r.rev < other.rev
+}
+
+func (x *expiry) init() {
+	for i := range x.firsts {
+		x.firsts[i].Store(never)
+	}
+}
+
+func laneOf(at place) int { return int(at.shard) % lanes }
+
+// moveReminder hands the reminder of old, if there is one, over to next, or counts
+// it as stale if next has no use for it. Either may be nil. The key's shard is
+// locked.
+func (db *DB) moveReminder(space engine.Space, at place, old, next *record) {
+	if old == nil || old.deadlines() == nil {
+		return
+	}
+	stands := old.deadlines().remind.Load()
+	if stands == 0 {
+		return
+	}
+	if next == nil || next.deadlines() == nil {
+		db.expiry.lanes[laneOf(at)].stale.Add(1)
+		return
+	}
+	next.deadlines().remind.Store(stands)
+}
+
+// schedule sees to it that r, which is in the table by now, is reaped when its
+// next deadline comes. The key's shard is locked.
+func (db *DB) schedule(space engine.Space, at place, r *record) {
 	d := r.deadlines()
 	if d == nil {
 		return
 	}
-	it := item{at: r.next(), record: r, space: space}
-	if it.at == never {
+	next := r.next()
+	if next < 0 {
+		db.epochs.Load().of(r).add(space, r)
 		return
 	}
-	if base := d.base.Load(); base != unsettled {
-		it.at = add(base, it.at)
-		db.expiry.mu.Lock()
-		heap.Push(&db.expiry.heap, it)
-		db.expiry.mu.Unlock()
-		return
-	}
-	epoch := db.open
-	if d.epoch == db.settling.number {
-		epoch = db.settling
-	}
-	epoch.pending = append(epoch.pending, it)
-	epoch.shortest = min(epoch.shortest, it.at)
+	db.remind(newReminder(next, r, at, space), d)
 }
 
-// superseded counts a reminder as stale and drops all stale ones once they are
-// the greater part, so that a key that is renewed for ever costs no more than
-// one that is set once.
-func (x *expiry) superseded(db *DB) {
-	const slack = 1024
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.stale++
-	if x.stale < len(x.heap)/2+slack {
-		return
-	}
-	x.stale = 0
-	kept := x.heap[:0]
-	for _, it := range x.heap {
-		if it.isCurrent(db) {
-			kept = append(kept, it)
+// remind sets a reminder for a record with the deadlines d, unless one stands that
+// is no later. The key's shard is locked, or nobody else writes.
+func (db *DB) remind(r reminder, d *deadlines) {
+	i := laneOf(r.place())
+	l := &db.expiry.lanes[i]
+	switch stands := d.remind.Load(); {
+	case r.at == never:
+		if stands != 0 {
+			d.remind.Store(0)
+			l.stale.Add(1)
 		}
+		return
+	case stands != 0 && stands <= r.at:
+		return
+	case stands != 0:
+		l.stale.Add(1)
 	}
-	clear(x.heap[len(kept):])
-	x.heap = kept
-	heap.Init(&x.heap)
+	d.remind.Store(r.at)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	const slack = 256
+	if l.stale.Load() > int64(l.n/2)+slack {
+		l.sweep(db)
+	}
+	l.push(r)
+	db.expiry.firsts[i].Store(l.first())
 }
 
-func (it item) isCurrent(db *DB) bool {
-	return db.spaces[it.space].load(it.record.key()) == it.record
-}
-
-// Reap carries out deadlines that have come, the earliest first, but no more
-// than limit of them, and returns how many it did: if that is limit, there may
-// be more. Readers see the effect of a deadline the moment it comes; reaping
-// gives the memory back and the change its revision.
-func (db *DB) Reap(limit int) int {
+// sweep drops the stale reminders, so that a key that is set and deleted for ever
+// costs no more than one that is set once. The lane is locked.
+func (l *lane) sweep(db *DB) {
+	l.stale.Store(0)
 	n := 0
-	for now := db.Now(); n < limit; {
-		it, ok := db.expiry.popDue(now)
-		if !ok {
-			break
-		}
-		if db.reap(it, now) {
+	for i := range l.n {
+		r := *l.at(i)
+		if rec := db.spaces[r.space].table.at(r.place()); rec != nil && rec.deadlines() != nil && rec.deadlines().remind.Load() == r.at {
+			*l.at(n) = r
 			n++
 		}
+	}
+	l.n = n
+	l.shrink()
+	for i := (n - 2) / 4; i >= 0 && n > 1; i-- {
+		l.down(i)
+	}
+}
+
+func (l *lane) at(i int) *reminder { return &l.chunks[i/perChunk][i%perChunk] }
+
+// first is when the earliest reminder is due, never if there is none.
+func (l *lane) first() int64 {
+	if l.n == 0 {
+		return never
+	}
+	return l.at(0).at
+}
+
+// shrink gives memory back that is not needed any longer, but for one chunk.
+func (l *lane) shrink() {
+	for need := (l.n + perChunk - 1) / perChunk; len(l.chunks) > need+1; {
+		last := len(l.chunks) - 1
+		l.chunks[last] = nil
+		l.chunks = l.chunks[:last]
+	}
+	if l.n == 0 {
+		l.chunks = nil
+	}
+}
+
+func (l *lane) push(r reminder) {
+	if l.n == len(l.chunks)*perChunk {
+		l.chunks = append(l.chunks, new([perChunk]reminder))
+	}
+	i := l.n
+	l.n++
+	for i > 0 {
+		up := l.at((i - 1) / 4)
+		if !r.before(*up) {
+			break
+		}
+		*l.at(i) = *up
+		i = (i - 1) / 4
+	}
+	*l.at(i) = r
+}
+
+// pop takes the first reminder.
+func (l *lane) pop() reminder {
+	first := *l.at(0)
+	l.n--
+	*l.at(0) = *l.at(l.n)
+	if l.n > 0 {
+		l.down(0)
+	}
+	l.shrink()
+	return first
+}
+
+// down moves the reminder at i to its place among those below it.
+func (l *lane) down(i int) {
+	r := *l.at(i)
+	for {
+		least, at := r, i
+		for j := 4*i + 1; j <= 4*i+4 && j < l.n; j++ {
+			if below := *l.at(j); below.before(least) {
+				least, at = below, j
+			}
+		}
+		if at == i {
+			break
+		}
+		*l.at(i) = least
+		i = at
+	}
+	*l.at(i) = r
+}
+
+// Reap carries out deadlines that have come, in the order of the deadlines and,
+// where those are equal, of the revisions of the entries, but no more than limit
+// of them, and returns how many it did: if that is limit, there may be more.
+// Readers see the effect of a deadline the moment it comes; reaping gives the
+// memory back and the change its revision.
+func (db *DB) Reap(limit int) int {
+	x := &db.expiry
+	x.reaping.Lock()
+	defer x.reaping.Unlock()
+	now := db.now()
+	var due tops
+	for i := range x.lanes {
+		due.look(x, i, now)
+	}
+	n := 0
+	for n < limit && due.n > 0 {
+		i := due.first()
+		r, ok := x.pop(due.lane[i], now)
+		if ok && db.reap(r, now) {
+			n++
+		}
+		// What this has set anew is in the same lane.
+		due.again(x, i, now)
 	}
 	return n
 }
 
-func (x *expiry) popDue(now int64) (item, bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if len(x.heap) == 0 || x.heap[0].at > now {
-		return item{}, false
-	}
-	return heap.Pop(&x.heap).(item), true
+// tops are the first reminders of those lanes in which one is due.
+type tops struct {
+	n    int
+	lane [lanes]int
+	top  [lanes]reminder
 }
 
-// reap carries out one deadline, unless its record has been superseded.
-func (db *DB) reap(it item, now int64) (done bool) {
-	l := db.spaces[it.space].lock(it.record.key())
+// look adds lane i if its first reminder is due.
+func (t *tops) look(x *expiry, i int, now int64) {
+	if x.firsts[i].Load() > now {
+		return
+	}
+	l := &x.lanes[i]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.first() <= now {
+		t.lane[t.n], t.top[t.n] = i, *l.at(0)
+		t.n++
+	}
+}
+
+// first is which of them is the earliest.
+func (t *tops) first() int {
+	first := 0
+	for i := 1; i < t.n; i++ {
+		if t.top[i].before(t.top[first]) {
+			first = i
+		}
+	}
+	return first
+}
+
+// again looks at the lane of entry i once more.
+func (t *tops) again(x *expiry, i int, now int64) {
+	lane := t.lane[i]
+	t.n--
+	t.lane[i], t.top[i] = t.lane[t.n], t.top[t.n]
+	t.look(x, lane, now)
+}
+
+// pop takes the first reminder of lane i, if its time has come.
+func (x *expiry) pop(i int, now int64) (reminder, bool) {
+	l := &x.lanes[i]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.first() > now {
+		return reminder{}, false
+	}
+	r := l.pop()
+	x.firsts[i].Store(l.first())
+	return r, true
+}
+
+// reap looks at the key of a reminder whose time has come, and carries out the
+// deadline for which it was set, and with it a later one that has come by now. If
+// the key has been written since, it sets the reminder anew.
+func (db *DB) reap(r reminder, now int64) (done bool) {
+	l := db.spaces[r.space].table.lockAt(r.place())
 	defer l.unlock()
-	old := it.record
-	if l.old != old {
+	old := l.rec
+	if old == nil || old.deadlines() == nil || old.deadlines().remind.Load() != r.at {
+		db.expiry.lanes[laneOf(r.place())].stale.Add(-1)
 		return false
 	}
-	var next *record
-	if old.isDeleted(now) {
-		next = newRecord(tombstone, old.key(), nil, nil)
-	} else {
-		d := old.deadlines()
-		next = newRecord(expired, old.key(), nil, &deadlines{
-			expire: d.delete, delete: d.delete, epoch: d.epoch, written: old.written(),
-		})
-		next.deadlines().base.Store(d.base.Load())
+	d := old.deadlines()
+	d.remind.Store(0)
+	next := old.next()
+	if next != r.at || old.rev != r.rev {
+		if next >= 0 { // else it is set when the deadline is settled
+			db.remind(newReminder(next, old, r.place(), r.space), d)
+		}
+		return false
 	}
-	db.replace(it.space, &l, next)
+	var after *record
+	if !old.isDeleted(now) {
+		after = old.afterDeadline()
+	}
+	db.resize(old, after, 0)
+	db.replace(r.space, &l, after)
 	return true
 }
 
-// NextDeadline returns the reading of the clock at which Reap has something to
-// do; ok is false if there is no such reading yet.
+// NextDeadline returns a reading of the clock before which Reap has nothing to do;
+// ok is false if there is none.
 func (db *DB) NextDeadline() (at time.Duration, ok bool) {
-	x := &db.expiry
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for len(x.heap) > 0 {
-		if x.heap[0].isCurrent(db) {
-			return time.Duration(x.heap[0].at), true
-		}
-		heap.Pop(&x.heap)
+	first := int64(never)
+	for i := range db.expiry.firsts {
+		first = min(first, db.expiry.firsts[i].Load())
 	}
-	return 0, false
-}
-
-// Tick moves the time of a DB that has no clock by elapsed, and lets the
-// deadlines of entries written between the last two ticks count from lag after
-// the reading before this one: lag <= elapsed.
-//
-// An entry's durations cannot count from the moment it is applied, because no
-// reading belongs to that moment: it lies between two ticks. They count from a
-// moment that lies after it for certain, the arrival of the tick that follows
-// it; what the clock would have read then is told by the tick after that.
-// store/replica proves that no deadline comes early this way.
-func (db *DB) Tick(elapsed, lag time.Duration) {
-	now := db.ticked.Load()
-	settled := db.settling
-	base := add(now, int64(lag))
-	db.expiry.mu.Lock()
-	for _, it := range settled.pending {
-		it.record.deadlines().base.Store(base)
-		it.at = add(base, it.at)
-		heap.Push(&db.expiry.heap, it)
-	}
-	db.expiry.mu.Unlock()
-	db.settling, db.open = db.open, newEpoch(db.open.number+1)
-	db.ticked.Store(add(now, int64(elapsed)))
-}
-
-// Unsettled tells what ticks a DB without a clock waits for: open, whether
-// entries with deadlines were written since the last tick; settling, the
-// shortest duration of an entry that counts from the last tick's arrival, if ok.
-func (db *DB) Unsettled() (open bool, settling time.Duration, ok bool) {
-	return len(db.open.pending) > 0,
-		time.Duration(db.settling.shortest),
-		len(db.settling.pending) > 0
+	return time.Duration(first), first != never
 }

@@ -11,19 +11,19 @@ import (
 	"testing"
 	"time"
 
-	"dkv/internal/command"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
-func set(db *DB, key, value string, expireIn, deleteIn time.Duration) command.Result {
-	return db.Apply(&command.Op{Kind: command.Set, Key: key, Value: []byte(value), ExpireIn: expireIn, DeleteIn: deleteIn})
+func set(db *DB, key, value string, expireIn, deleteIn time.Duration) engine.Result {
+	return db.Apply(&engine.Op{Kind: engine.Set, Key: key, Value: []byte(value), ExpireIn: expireIn, DeleteIn: deleteIn}, 0)
 }
 
 // TestViewHoldsWhileWritersGoOn has writers that always change two keys
 // together, first one, then the other: a view may never show the second ahead
 // of the first, nor change while it is open.
 func TestViewHoldsWhileWritersGoOn(t *testing.T) {
-	db := New(Options{Now: func() time.Duration { return 0 }})
+	db := New(engine.Options{Now: func() time.Duration { return 0 }})
 	const pairs = 8
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -41,13 +41,13 @@ func TestViewHoldsWhileWritersGoOn(t *testing.T) {
 				set(db, fmt.Sprint("second", p), v, 0, 0)
 				key := fmt.Sprint("coming and going", p, n%1000)
 				set(db, key, v, 0, 0)
-				db.Apply(&command.Op{Kind: command.Delete, Key: key})
+				db.Apply(&engine.Op{Kind: engine.Delete, Key: key}, 0)
 				writes.Add(4)
 			}
 		})
 	}
 	get := func(v *View, key string) uint64 {
-		e, ok := v.Get(command.Keys, key)
+		e, ok := v.Entry(engine.Keys, key)
 		if !ok {
 			return 0
 		}
@@ -61,8 +61,8 @@ func TestViewHoldsWhileWritersGoOn(t *testing.T) {
 		for before := writes.Load(); writes.Load() < before+100; {
 			time.Sleep(time.Microsecond)
 		}
-		a := db.View()
-		b := db.View()
+		a := db.view()
+		b := db.view()
 		sum := a.Checksum()
 		var saved bytes.Buffer
 		if err := a.Save(&saved); err != nil {
@@ -79,7 +79,7 @@ func TestViewHoldsWhileWritersGoOn(t *testing.T) {
 			t.Error("a view changed while it was open")
 		}
 		a.Release()
-		loaded, err := Load(&saved, Options{})
+		loaded, err := Load(&saved, engine.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,13 +89,13 @@ func TestViewHoldsWhileWritersGoOn(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	if n := db.versions.Load(); n != 0 {
+	if n := db.views.versions.Load(); n != 0 {
 		t.Errorf("%d versions are kept for no view", n)
 	}
 }
 
 func TestConcurrentWritersGetDistinctRevisionsAndOneWins(t *testing.T) {
-	db := New(Options{Now: func() time.Duration { return 0 }})
+	db := New(engine.Options{Now: func() time.Duration { return 0 }})
 	const writers, keys = 8, 200
 	var won [keys]atomic.Int64
 	var seen sync.Map
@@ -103,7 +103,7 @@ func TestConcurrentWritersGetDistinctRevisionsAndOneWins(t *testing.T) {
 	for range writers {
 		wg.Go(func() {
 			for k := range keys {
-				res := db.Apply(&command.Op{Kind: command.SetIfUnset, Key: fmt.Sprint(k), Value: []byte("v")})
+				res := db.Apply(&engine.Op{Kind: engine.SetIfUnset, Key: fmt.Sprint(k), Value: []byte("v")}, 0)
 				if !res.Done {
 					continue
 				}
@@ -126,21 +126,28 @@ func TestConcurrentWritersGetDistinctRevisionsAndOneWins(t *testing.T) {
 }
 
 func TestRenewingOneKeyForEverTakesNoMemory(t *testing.T) {
-	db := New(Options{Now: func() time.Duration { return 0 }})
+	db := New(engine.Options{Now: func() time.Duration { return 0 }})
 	for range 100_000 {
 		set(db, "session", "v", time.Hour, 2*time.Hour)
 	}
-	if n := len(db.expiry.heap); n > 4096 {
+	if err := db.CheckInvariants(); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for i := range db.expiry.lanes {
+		n += db.expiry.lanes[i].n
+	}
+	if n > 4096 {
 		t.Fatalf("%d reminders for one key", n)
 	}
 }
 
 func TestLongestDurationsDoNotOverflow(t *testing.T) {
 	now := time.Duration(1 << 62)
-	db := New(Options{Now: func() time.Duration { return now }})
+	db := New(engine.Options{Now: func() time.Duration { return now }})
 	set(db, "k", "v", 1<<63-1, 1<<63-1)
 	now += time.Hour
-	if _, ok := db.Get(command.Keys, "k"); !ok {
+	if _, ok := db.Get(engine.Keys, "k"); !ok {
 		t.Fatal("gone")
 	}
 	if n := db.Reap(10); n != 0 {
@@ -148,30 +155,39 @@ func TestLongestDurationsDoNotOverflow(t *testing.T) {
 	}
 }
 
+func save(t testing.TB, v *View) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := v.Save(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // filled returns a saved state that has some of everything.
 func filled(t testing.TB) (*DB, []byte) {
-	db := New(Options{})
+	db := New(engine.Options{})
 	for i := range 3000 {
 		set(db, fmt.Sprint("key", i), strings.Repeat("v", i%200), time.Duration(i%3)*time.Minute, time.Duration(i%4)*time.Hour)
 		if i%1000 == 999 {
 			db.Tick(time.Second, time.Millisecond)
 		}
 	}
-	db.Apply(&command.Op{Kind: command.Expire, Key: "key1"})
-	db.Apply(&command.Op{Kind: command.SetIfUnset, Space: command.Locks, Key: "key1", Value: []byte("me"), DeleteIn: time.Minute})
-	v := db.View()
+	db.Apply(&engine.Op{Kind: engine.Expire, Key: "key1"}, 0)
+	db.Apply(&engine.Op{Kind: engine.SetIfUnset, Space: engine.Locks, Key: "key1", Value: []byte("me"), DeleteIn: time.Minute}, 0)
+	v := db.view()
 	defer v.Release()
 	return db, save(t, v)
 }
 
 func TestDamagedStreamIsRefusedAndNamesTheOffset(t *testing.T) {
 	_, good := filled(t)
-	if _, err := Load(bytes.NewReader(good), Options{}); err != nil {
+	if _, err := Load(bytes.NewReader(good), engine.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	check := func(what string, b []byte) {
 		t.Helper()
-		_, err := Load(bytes.NewReader(b), Options{})
+		_, err := Load(bytes.NewReader(b), engine.Options{})
 		if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "offset") {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -189,24 +205,24 @@ func TestDamagedStreamIsRefusedAndNamesTheOffset(t *testing.T) {
 
 func TestLoadWithAClockLeavesTheTimeThatWasLeft(t *testing.T) {
 	now := 100 * time.Hour
-	old := New(Options{Now: func() time.Duration { return now }})
+	old := New(engine.Options{Now: func() time.Duration { return now }})
 	set(old, "k", "v", time.Minute, time.Hour)
 	set(old, "due", "v", time.Second, 0)
 	now += 10 * time.Second
-	v := old.View()
+	v := old.view()
 	saved := save(t, v)
 	v.Release()
 
 	later := time.Second // another process, whose clock has just begun
-	db, err := Load(bytes.NewReader(saved), Options{Now: func() time.Duration { return later }})
+	db, err := Load(bytes.NewReader(saved), engine.Options{Now: func() time.Duration { return later }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, ok := db.GetEntry(command.Keys, "k")
+	e, ok := db.Entry(engine.Keys, "k")
 	if !ok || e.ExpireIn != 50*time.Second || e.DeleteIn != time.Hour-10*time.Second {
 		t.Fatalf("%+v, %v", e, ok)
 	}
-	if e, ok := db.GetEntry(command.Keys, "due"); !ok || !e.Expired {
+	if e, ok := db.Entry(engine.Keys, "due"); !ok || !e.Expired {
 		t.Fatalf("%+v, %v", e, ok)
 	}
 	if n := db.Reap(10); n != 1 {
@@ -227,22 +243,22 @@ func TestInfoCountsWhatIsThere(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	_, good := filled(f)
 	f.Add(good)
-	small := New(Options{})
+	small := New(engine.Options{})
 	set(small, "k", "v", 1, 2)
-	v := small.View()
+	v := small.view()
 	f.Add(save(f, v))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		db, err := Load(bytes.NewReader(b), Options{})
+		db, err := Load(bytes.NewReader(b), engine.Options{})
 		if err != nil {
 			return
 		}
-		v := db.View()
+		v := db.view()
 		defer v.Release()
-		again, err := Load(bytes.NewReader(save(t, v)), Options{})
+		again, err := Load(bytes.NewReader(save(t, v)), engine.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if w := again.View(); w.Checksum() != v.Checksum() {
+		if w := again.view(); w.Checksum() != v.Checksum() {
 			t.Fatal("another checksum the second time")
 		}
 	})
@@ -254,7 +270,7 @@ func FuzzLoad(f *testing.F) {
 func TestNoDeadlineIsForgottenWhateverLooksAtTheReminders(t *testing.T) {
 	for range 30 {
 		var now atomic.Int64
-		db := New(Options{Now: func() time.Duration { return time.Duration(now.Load()) }})
+		db := New(engine.Options{Now: func() time.Duration { return time.Duration(now.Load()) }})
 		var wg sync.WaitGroup
 		for w := range 4 {
 			wg.Go(func() {

@@ -2,6 +2,7 @@ package maple
 
 import (
 	"hash/maphash"
+	"math"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -12,9 +13,9 @@ import (
 // waits for more than a small part of the table to be copied.
 //
 // A shard is an array of buckets of one cache line. A record is in the bucket that
-// its hash leads to or, if that is full, in one of the next, which its overflow
-// mark tells. It never moves but to a new array, so a reader that goes on in an
-// old one sees what was there when it began.
+// its hash leads to or, if that was full, in one of the next: each bucket counts
+// the records that have passed it by. A record never moves but to a new array, so
+// a reader that goes on in an old one sees what was there when it began.
 //
 // The general map that was here before, xsync.MapOf with a pointer to an entry,
 // took 162 bytes for a key of 17 and a value of 16, where this takes 83, and
@@ -22,6 +23,7 @@ import (
 // when it grew, while all writers waited.
 type table struct {
 	seed   maphash.Seed
+	mask   uint64 // which bits of a key's hash are used; tests leave only a few
 	shards [shards]shard
 }
 
@@ -29,34 +31,64 @@ const (
 	shards  = 256
 	perLine = 5 // records in a bucket
 
-	// A shard grows by half when more than 4 of 5 places are taken, and shrinks
-	// when fewer than 1 of 5 are.
+	// A shard grows when more than 4 of 5 places are taken, and shrinks when
+	// fewer than 1 of 5 are.
 	maxLoad, minLoad, ofLoad = 4, 1, 5
+	growth                   = 1.3
 )
 
 type shard struct {
 	mu    sync.Mutex
 	array atomic.Pointer[[]bucket] // nil while the shard is empty
 	used  int                      // records; under mu
-	_     [64 - 24]byte            // a cache line of its own
+
+	// depth is how many hashes a key may have been given instead of its own,
+	// because another key of the shard had that: 0 but by a rare chance. It
+	// never falls while the shard is in use.
+	depth atomic.Uint32
+
+	old    map[string]*version // what is kept for views, by key; under mu
+	ghosts int                 // tombstones among the records; under mu
+	_      [64 - 48]byte       // a cache line of its own
 }
 
-// bucket holds records and 32 bits of the hash of each. A reader trusts a hash
-// only after it has compared the record's key.
+// bucket holds records and 32 bits of the hash of each, which no other record of
+// the shard has. A reader trusts a hash only after it has compared the record's
+// key.
 type bucket struct {
-	hash     [perLine]atomic.Uint32 // 0: no record
-	overflow atomic.Uint32          // not 0: look into the next bucket too
-	record   [perLine]unsafe.Pointer
+	hash   [perLine]atomic.Uint32 // 0: no record
+	passed atomic.Uint32          // records behind that would be here if there had been room
+	record [perLine]unsafe.Pointer
 }
 
-func newTable() *table { return &table{seed: maphash.MakeSeed()} }
-
-// place is where a key belongs: its shard, and the hash that buckets have of it,
-// which is not 0.
-func (t *table) place(key string) (*shard, uint32) {
-	h := maphash.String(t.seed, key)
-	return &t.shards[h>>56], uint32(h) | 1
+// place is where a key's record is in its table, in few bytes: while the record is
+// there, no other has that place.
+type place struct {
+	hash  uint32
+	shard uint8
 }
+
+func newTable() *table { return &table{seed: maphash.MakeSeed(), mask: math.MaxUint64} }
+
+// reserve makes room in an empty table for n records, if they are spread evenly.
+func (t *table) reserve(n int) {
+	if n < shards {
+		return
+	}
+	for i := range t.shards {
+		t.shards[i].resize(uint8(i), n/shards)
+	}
+}
+
+// place is where a key belongs: its shard, and the hash that it has there unless
+// another key has that. Hashes are odd, so that none is 0.
+func (t *table) place(key string) place {
+	h := maphash.String(t.seed, key) & t.mask
+	return place{uint32(h) | 1, uint8(h >> 56)}
+}
+
+// instead is the hash that a key has if others have the one before.
+func instead(h uint32) uint32 { return h + 2 }
 
 // home is the index of the bucket that h leads to.
 func home(array []bucket, h uint32) int {
@@ -78,33 +110,71 @@ func (b *bucket) set(i int, r *record, h uint32) {
 	b.hash[i].Store(h)
 }
 
+func (t *table) shard(key string) *shard { return &t.shards[t.place(key).shard] }
+
 // load returns the record of key, nil if there is none.
 func (t *table) load(key string) *record {
-	sh, h := t.place(key)
+	p := t.place(key)
+	sh := &t.shards[p.shard]
 	array := sh.array.Load()
 	if array == nil {
 		return nil
 	}
-	for i := home(*array, h); ; i = after(*array, i) {
-		b := &(*array)[i]
+	for depth := uint32(0); ; depth++ {
+		if r := find(*array, p.hash); r != nil && r.key() == key {
+			return r
+		}
+		if depth >= sh.depth.Load() {
+			return nil
+		}
+		p.hash = instead(p.hash)
+	}
+}
+
+// at returns the record that has a place, nil if there is none.
+func (t *table) at(p place) *record {
+	array := t.shards[p.shard].array.Load()
+	if array == nil {
+		return nil
+	}
+	return find(*array, p.hash)
+}
+
+// touch reads a word of the bucket where a place is likely to be found, without
+// asking what it says, which the processor can do for many at a time.
+func (t *table) touch(p place) {
+	if array := t.shards[p.shard].array.Load(); array != nil {
+		(*array)[home(*array, p.hash)].passed.Load()
+	}
+}
+
+// find returns the record with a hash, nil if there is none.
+func find(array []bucket, h uint32) *record {
+	first := home(array, h)
+	for i := first; ; {
+		b := &array[i]
 		for j := range perLine {
 			if b.hash[j].Load() == h {
-				if r := b.load(j); r != nil && r.key() == key {
+				if r := b.load(j); r != nil {
 					return r
 				}
 			}
 		}
-		if b.overflow.Load() == 0 {
+		if b.passed.Load() == 0 {
+			return nil
+		}
+		if i = after(array, i); i == first {
 			return nil
 		}
 	}
 }
 
-// all calls f with each record until it returns false. A record that is put or
-// removed meanwhile may be among them or not; each other one is, once.
-func (t *table) all(f func(*record) bool) {
+// all calls f with each record and its shard. A record that is put or removed
+// meanwhile may be among them or not; each other one is, once.
+func (t *table) all(f func(*shard, *record)) {
 	for i := range t.shards {
-		array := t.shards[i].array.Load()
+		sh := &t.shards[i]
+		array := sh.array.Load()
 		if array == nil {
 			continue
 		}
@@ -114,8 +184,8 @@ func (t *table) all(f func(*record) bool) {
 				if b.hash[j].Load() == 0 {
 					continue
 				}
-				if r := b.load(j); r != nil && !f(r) {
-					return
+				if r := b.load(j); r != nil {
+					f(sh, r)
 				}
 			}
 		}
@@ -124,84 +194,122 @@ func (t *table) all(f func(*record) bool) {
 
 // locked is a key whose shard is locked.
 type locked struct {
-	shard *shard
-	hash  uint32
-	old   *record // the key's, nil if there is none
+	*shard
+	place place
+	rec   *record // the key's, nil if there is none
 
-	// Where old is, or else where a record can be put; nil if there is no
-	// place for it yet.
+	// Where rec is.
 	bucket *bucket
 	i      int
 }
 
 // lock locks the shard of key.
 func (t *table) lock(key string) locked {
-	sh, h := t.place(key)
-	sh.mu.Lock()
-	l := locked{shard: sh, hash: h}
-	array := sh.array.Load()
-	if array == nil {
-		return l
+	l := locked{place: t.place(key)}
+	l.shard = &t.shards[l.place.shard]
+	l.mu.Lock()
+	if array := l.array.Load(); array != nil {
+		l.probe(*array)
+		if l.rec == nil && l.depth.Load() > 0 || l.rec != nil && l.rec.key() != key {
+			l.lookInstead(*array, key)
+		}
 	}
-	for i := home(*array, h); ; i = after(*array, i) {
-		b := &(*array)[i]
+	return l
+}
+
+// lockAt locks the shard of a place.
+func (t *table) lockAt(p place) locked {
+	l := locked{shard: &t.shards[p.shard], place: p}
+	l.mu.Lock()
+	if array := l.array.Load(); array != nil {
+		l.probe(*array)
+	}
+	return l
+}
+
+// probe looks for the record with the hash of l's place.
+func (l *locked) probe(array []bucket) {
+	h := l.place.hash
+	first := home(array, h)
+	for i := first; ; {
+		b := &array[i]
 		for j := range perLine {
-			switch b.hash[j].Load() {
-			case h:
-				if r := b.load(j); r.key() == key {
-					l.old, l.bucket, l.i = r, b, j
-					return l
-				}
-			case 0:
-				if l.bucket == nil {
-					l.bucket, l.i = b, j
-				}
+			if b.hash[j].Load() == h {
+				l.rec, l.bucket, l.i = b.load(j), b, j
+				return
 			}
 		}
-		if b.overflow.Load() == 0 {
-			return l
+		if b.passed.Load() == 0 {
+			break
 		}
+		if i = after(array, i); i == first {
+			break
+		}
+	}
+	l.rec = nil
+}
+
+// lookInstead looks for key under all hashes that it may have been given. If it is
+// not there, its place is the first that no other key has.
+func (l *locked) lookInstead(array []bucket, key string) {
+	free, found := place{}, false
+	for depth := uint32(0); ; depth++ {
+		l.probe(array)
+		if l.rec != nil && l.rec.key() == key {
+			return
+		}
+		if l.rec == nil && !found {
+			free, found = l.place, true
+			if depth > l.depth.Load() {
+				l.depth.Store(depth)
+			}
+		}
+		if found && depth >= l.depth.Load() {
+			l.place, l.rec = free, nil
+			return
+		}
+		l.place.hash = instead(l.place.hash)
 	}
 }
 
-func (l *locked) unlock() { l.shard.mu.Unlock() }
+func (l *locked) unlock() { l.mu.Unlock() }
 
 // put makes r the key's record.
 func (l *locked) put(r *record) {
-	if l.old != nil {
+	if l.rec != nil {
 		atomic.StorePointer(&l.bucket.record[l.i], unsafe.Pointer(r))
 		return
 	}
-	sh := l.shard
-	sh.used++
-	array := sh.array.Load()
-	if array == nil || sh.used*ofLoad > len(*array)*perLine*maxLoad {
-		array = sh.resize(sh.used + sh.used/2)
-	} else if l.bucket != nil {
-		l.bucket.set(l.i, r, l.hash)
-		return
+	l.used++
+	array := l.array.Load()
+	if array == nil || l.used*ofLoad > len(*array)*perLine*maxLoad {
+		array = l.resize(l.place.shard, l.used)
 	}
-	insert(*array, r, l.hash)
+	insert(*array, r, l.place.hash)
 }
 
 // remove removes the key's record.
 func (l *locked) remove() {
-	sh := l.shard
+	array := *l.array.Load()
 	l.bucket.hash[l.i].Store(0)
 	atomic.StorePointer(&l.bucket.record[l.i], nil)
-	sh.used--
-	switch array := sh.array.Load(); {
-	case sh.used == 0:
-		sh.array.Store(nil)
-	case len(*array) > 1 && sh.used*ofLoad < len(*array)*perLine*minLoad:
-		sh.resize(2 * sh.used)
+	for i := home(array, l.place.hash); &array[i] != l.bucket; i = after(array, i) {
+		array[i].passed.Add(^uint32(0))
+	}
+	l.used--
+	switch {
+	case l.used == 0:
+		l.array.Store(nil)
+		l.depth.Store(0)
+	case len(array) > 1 && l.used*ofLoad < len(array)*perLine*minLoad:
+		l.resize(l.place.shard, l.used)
 	}
 }
 
-// resize copies the shard to a new array, with room for n records within the
-// load that it may have.
-func (sh *shard) resize(n int) *[]bucket {
-	array := make([]bucket, n*ofLoad/(perLine*maxLoad)+1)
+// resize copies the shard, which is number i, to a new array with room for at
+// least n records.
+func (sh *shard) resize(i uint8, n int) *[]bucket {
+	array := make([]bucket, arrayLen(i, n))
 	if old := sh.array.Load(); old != nil {
 		for i := range *old {
 			b := &(*old)[i]
@@ -216,6 +324,17 @@ func (sh *shard) resize(n int) *[]bucket {
 	return &array
 }
 
+// arrayLen is how many buckets shard number i has for n records: the next power
+// of growth, times a factor between 1 and growth that is the shard's own. So the
+// shards, which are filled alike, grow one after the other and not all at once,
+// and the table as a whole is as densely filled at any size.
+func arrayLen(i uint8, n int) int {
+	least := float64(n) * ofLoad / (perLine * maxLoad)
+	own := float64(i) / shards
+	step := math.Ceil(math.Log(least)/math.Log(growth) - own)
+	return max(1, int(math.Ceil(math.Pow(growth, step+own))), int(math.Ceil(least)))
+}
+
 // insert puts a record where there is room for it.
 func insert(array []bucket, r *record, h uint32) {
 	for i := home(array, h); ; i = after(array, i) {
@@ -226,6 +345,6 @@ func insert(array []bucket, r *record, h uint32) {
 				return
 			}
 		}
-		b.overflow.Store(1)
+		b.passed.Add(1)
 	}
 }

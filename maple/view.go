@@ -2,13 +2,15 @@ package maple
 
 import (
 	"math"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
-	"dkv/internal/command"
-
-	"github.com/puzpuzpuz/xsync/v3"
+	"dkv/store"
+	"dkv/store/engine"
 )
 
 // View is the state of a DB at one revision and one moment, however much is
@@ -18,15 +20,14 @@ type View struct {
 	db       *DB
 	revision uint64
 	now      int64
-
-	// The numbers of the epochs that were unsettled when the view was opened, 0
-	// in a DB with a clock.
-	open, settling uint64
+	epochs   epochs // those of the moment; nil in a DB with a clock
 
 	release sync.Once
 }
 
-// views are a DB's open views and the versions that are kept for them.
+var _ engine.View = (*View)(nil)
+
+// views are a DB's open views, and which versions are kept for them.
 type views struct {
 	sync.Mutex                         // held while a view is opened or given up
 	active     atomic.Pointer[[]*View] // those that are open; replaced under the mutex
@@ -36,190 +37,148 @@ type views struct {
 	// is no greater.
 	newest atomic.Uint64
 
-	// behind leads from a record to the next older version of its key that a
-	// view may need. It changes while the key's shard is locked. unlinked counts
-	// the removals: a reader that finds nothing looks again if there was one,
-	// or another record is the newest by then.
-	behind   *xsync.MapOf[*record, *record]
-	unlinked atomic.Uint64
-
-	// retained are the keys that may have older versions.
-	retained struct {
-		sync.Mutex
-		keys map[spaceKey]struct{}
-	}
-}
-
-type spaceKey struct {
-	space command.Space
-	key   string
+	versions atomic.Int64 // that are kept
+	bytes    atomic.Int64 // that they take
 }
 
 const opening = math.MaxUint64
 
-func (vs *views) init() {
-	vs.active.Store(new([]*View))
-	vs.behind = xsync.NewMapOf[*record, *record]()
-	vs.retained.keys = make(map[spaceKey]struct{})
+// version is one that has been superseded and is kept for a view, with the older
+// ones of its key behind it. Of two neighbours the older was the newest of the
+// key from its revision until that of the newer; what was between them is not
+// needed.
+type version struct {
+	rec   *record
+	older *version
 }
 
-// View opens a view of the state as it is now. It takes constant time, and no
-// longer in a DB of millions of keys than in an empty one.
-func (db *DB) View() *View {
-	db.views.Lock()
-	defer db.views.Unlock()
+// versionShare is the memory that a kept version is reckoned to take besides its
+// record: its link, its key, and its part of the shard's map.
+const versionShare = 96
+
+// View opens a view of the state as it is now, in constant time.
+func (db *DB) View() engine.View { return db.view() }
+
+func (db *DB) view() *View {
 	v := &View{db: db}
+	vs := &db.views
+	vs.Lock()
+	defer vs.Unlock()
 	// From here on, writes keep whatever they supersede.
-	db.views.newest.Store(opening)
+	vs.newest.Store(opening)
 	v.revision = db.revision.Load()
-	v.now = db.Now()
-	active := append(slices.Clone(*db.views.active.Load()), v)
-	db.views.active.Store(&active)
+	v.now = db.now()
 	if db.clock == nil {
-		v.open, v.settling = db.open.number, db.settling.number
-	} else {
-		// Writes that have drawn a revision that the view shows are done once
-		// they have let go of their shards.
-		for _, t := range db.spaces {
-			t.settle()
-		}
+		v.epochs = *db.epochs.Load()
 	}
-	db.views.newest.Store(v.revision)
+	active := append(slices.Clone(*vs.active.Load()), v)
+	vs.active.Store(&active)
+	vs.newest.Store(v.revision)
 	return v
-}
-
-// settle waits until each writer that holds a shard now has let go of it.
-func (t *table) settle() {
-	for i := range t.shards {
-		t.shards[i].mu.Lock()
-		t.shards[i].mu.Unlock() //lint:ignore SA2001 having had the lock is the point
-	}
 }
 
 // Revision is that of the last change that the view shows.
 func (v *View) Revision() uint64 { return v.revision }
 
-// Get returns key as it was. The value is shared with the DB and not to be
-// changed. Not to be called after Release.
-func (v *View) Get(space command.Space, key string) (Entry, bool) {
-	r := v.at(space, v.db.spaces[space].load(key))
-	if r == nil {
-		return Entry{}, false
+// Entry returns key as it was. What it returns is shared with the DB and not to
+// be changed.
+func (v *View) Entry(space engine.Space, key string) (store.Entry, bool) {
+	t := v.db.spaces[space].table
+	if r := v.version(t.shard(key), t.load(key)); r != nil {
+		return v.entry(r)
 	}
-	out, ok := r.read(v.now)
-	if ok && v.wasUnsettled(r) {
+	return store.Entry{}, false
+}
+
+// version is what the view shows of the key of which r is the newest version, nil
+// if it shows none. The key's shard is sh.
+func (v *View) version(sh *shard, r *record) *record {
+	if r == nil || r.revision() <= v.revision {
+		return r
+	}
+	// As long as the view is open, what it shows of a key is kept until the key
+	// has its next version, and a key that is deleted leaves a tombstone.
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for old := sh.old[r.key()]; old != nil; old = old.older {
+		if old.rec.rev <= v.revision {
+			return old.rec
+		}
+	}
+	return nil
+}
+
+// entry shows r as it was when the view was opened.
+func (v *View) entry(r *record) (store.Entry, bool) {
+	e, ok := r.entry(v.now)
+	if epoch := v.epochOf(r); ok && epoch != nil {
 		// It may have been settled since.
 		d := r.deadlines()
-		out.DeleteIn = whole(d.delete)
-		if !out.Expired {
-			out.ExpireIn = whole(d.expire)
+		e.DeleteIn = whole(epoch.duration(d.delete.Load()))
+		if !e.Expired {
+			e.ExpireIn = whole(epoch.duration(d.expire.Load()))
 		}
 	}
-	return out, ok
+	return e, ok
 }
 
-// wasUnsettled tells whether r's deadlines had not begun to count when the view
-// was opened.
-func (v *View) wasUnsettled(r *record) bool {
-	d := r.deadlines()
-	return d != nil && d.epoch != 0 && (d.epoch == v.open || d.epoch == v.settling)
-}
-
-// each calls f with every record that the view shows, in no particular order,
-// until it returns false. Records whose deadline had come but that had not been
-// reaped are among them.
-//
-// The table may show a shard as it was when it was last resized, or as it is now;
-// both lead to the version the view needs, since what was the newest version at
-// any moment after the view was opened has it behind itself.
-func (v *View) each(f func(space command.Space, r *record) bool) {
-	for space := range command.Spaces {
-		done := false
-		v.db.spaces[space].all(func(head *record) bool {
-			r := v.at(space, head)
-			if r == nil || r.kind() == tombstone {
-				return true
-			}
-			done = !f(space, r)
-			return !done
-		})
-		if done {
-			return
-		}
+// whole is a duration none of which has passed.
+func whole(d int64) time.Duration {
+	if d == never {
+		return 0
 	}
+	return time.Duration(d)
 }
 
-// at is the version that the view shows of the key that r is, or was, the newest
-// version of; nil if it shows none.
-func (v *View) at(space command.Space, r *record) *record {
-	vs := &v.db.views
-	for r != nil && r.rev > v.revision {
-		head := r
-		unlinked := vs.unlinked.Load()
-		for r != nil && r.rev > v.revision {
-			r, _ = vs.behind.Load(r)
-		}
-		if r != nil {
-			break
-		}
-		// What is behind head may have been linked to another record since.
-		r = v.db.spaces[space].load(head.key())
-		if r == head && vs.unlinked.Load() == unlinked {
-			return nil
-		}
+// epochOf is the epoch of r if its deadlines had not begun to count when the view
+// was opened, else nil.
+func (v *View) epochOf(r *record) *epoch {
+	if v.epochs.settling == nil || r.deadlines() == nil {
+		return nil
 	}
-	return r
+	return v.epochs.of(r)
 }
 
-// retain keeps old behind next, which supersedes it, if an open view shows it. It
-// tells whether there is anything behind next, and whether that was behind old
-// before: then it is to be unlinked from there when next is in the table. The
-// caller holds the shard's lock.
-func (db *DB) retain(space command.Space, old, next *record) (kept, moved bool) {
+// keep keeps old, which has just been superseded by a version with a new revision,
+// if an open view shows it. A reader who looks for it waits for the lock of the
+// key's shard, which is held. It tells whether the key has old versions.
+func (db *DB) keep(l *locked, old *record) bool {
 	vs := &db.views
 	newest := vs.newest.Load()
 	if newest == 0 {
-		// What views left behind old that have been given up since goes with it.
-		if db.versions.Load() != 0 {
-			db.drop(old)
+		if l.old != nil {
+			// What views left behind that have been given up since goes with it.
+			vs.drop(l.old[old.key()])
+			delete(l.old, old.key())
 		}
-		return false, false
+		return false
 	}
-	behind := old
-	if old.rev > newest {
-		if behind, moved = vs.behind.Load(old); !moved {
-			return false, false
+	chain := l.old[old.key()]
+	if old.rev <= newest {
+		if l.old == nil {
+			l.old = make(map[string]*version)
 		}
-	} else {
-		db.versions.Add(1)
+		key := old.key()
+		if chain == nil {
+			key = strings.Clone(key) // the record may go before its key does
+		}
+		chain = &version{old, chain}
+		l.old[key] = chain
+		vs.versions.Add(1)
+		vs.bytes.Add(old.kept())
 	}
-	vs.behind.Store(next, behind)
-	db.retainKey(spaceKey{space, next.key()})
-	return true, moved
+	return chain != nil
 }
 
-// drop removes all versions behind r, when no view is open.
-func (db *DB) drop(r *record) {
-	for {
-		next, ok := db.views.behind.LoadAndDelete(r)
-		if !ok {
-			return
-		}
-		db.versions.Add(-1)
-		r = next
+// kept is the memory that r is reckoned to take as an old version.
+func (r *record) kept() int64 { return int64(allocated(r.length())) + versionShare }
+
+// drop counts versions as gone.
+func (vs *views) drop(chain *version) {
+	for ; chain != nil; chain = chain.older {
+		vs.versions.Add(-1)
+		vs.bytes.Add(-chain.rec.kept())
 	}
-}
-
-func (db *DB) retainKey(k spaceKey) {
-	db.views.retained.Lock()
-	defer db.views.retained.Unlock()
-	db.views.retained.keys[k] = struct{}{}
-}
-
-// unlink removes the link from r to what is behind it.
-func (vs *views) unlink(r *record) {
-	vs.unlinked.Add(1)
-	vs.behind.Delete(r)
 }
 
 // Release gives up the view and the versions that only it needed. It may be
@@ -238,69 +197,106 @@ func (v *View) doRelease() {
 	vs.newest.Store(newest)
 	vs.Unlock()
 
-	vs.retained.Lock()
-	keys := vs.retained.keys
-	vs.retained.keys = make(map[spaceKey]struct{})
-	vs.retained.Unlock()
-	for k := range keys {
-		db.trim(k)
+	if vs.versions.Load() == 0 {
+		return
+	}
+	for space := range db.spaces {
+		sp := &db.spaces[space]
+		for i := range sp.table.shards {
+			sp.trim(&sp.table.shards[i], vs)
+		}
 	}
 }
 
-// trim drops the versions behind a key that no open view shows.
-func (db *DB) trim(k spaceKey) {
-	vs := &db.views
-	l := db.spaces[k.space].lock(k.key)
-	defer l.unlock()
-	head := l.old
-	if head == nil {
-		return
-	}
-	if vs.newest.Load() == opening {
-		db.retainKey(k) // what the view that is being opened shows is not known
-		return
-	}
-	// First the versions that are kept are linked past those that are not, then
-	// the other links go.
-	var loose []*record
-	kept, newer := head, head
-	for {
-		r, ok := vs.behind.Load(newer)
-		if !ok {
-			break
+// trim drops the versions of a shard that no open view shows. Writers of the
+// shard come to their turn in between.
+func (sp *keyspace) trim(sh *shard, vs *views) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	active := vs.settledActive(sh)
+	if len(active) == 0 && sh.ghosts == 0 {
+		old := sh.old
+		sh.old = nil
+		sh.mu.Unlock()
+		for _, chain := range old {
+			vs.drop(chain)
 		}
-		if db.shown(r.rev, newer.rev) {
-			if kept != newer {
-				vs.behind.Store(kept, r)
-				loose = append(loose, newer)
+		sh.mu.Lock()
+		return
+	}
+	const atOnce = 32
+	n := 0
+	for key, chain := range sh.old {
+		// Mutual exclusion is all that a map asks for: writers may change it
+		// between two steps of this loop.
+		if n++; n%atOnce == 0 {
+			sh.mu.Unlock()
+			runtime.Gosched()
+			sh.mu.Lock()
+			active = vs.settledActive(sh)
+			if chain = sh.old[key]; chain == nil {
+				continue
 			}
-			kept = r
+		}
+		sp.trimKey(sh, vs, active, key, chain)
+	}
+	if len(sh.old) == 0 {
+		sh.old = nil
+	}
+}
+
+// settledActive returns the open views, once none is being opened. The shard's
+// lock is held, and given up in between. A view that is opened later shows no
+// version that the shard keeps now: they have been superseded.
+func (vs *views) settledActive(sh *shard) []*View {
+	for vs.newest.Load() == opening {
+		sh.mu.Unlock()
+		runtime.Gosched()
+		sh.mu.Lock()
+	}
+	return *vs.active.Load()
+}
+
+// trimKey drops the versions of one key that none of the views shows.
+func (sp *keyspace) trimKey(sh *shard, vs *views, active []*View, key string, chain *version) {
+	t := sp.table
+	l := locked{shard: sh, place: t.place(key)}
+	l.probe(*sh.array.Load()) // a key with old versions is in the table
+	if l.rec == nil || l.rec.key() != key {
+		l.place = t.place(key)
+		l.lookInstead(*sh.array.Load(), key)
+	}
+
+	var first, last *version // of those that stay
+	until := l.rec.rev
+	for v := chain; v != nil; v = v.older {
+		if isShown(active, v.rec.rev, until) {
+			if v2 := (&version{rec: v.rec}); last == nil {
+				first, last = v2, v2
+			} else {
+				last.older, last = v2, v2
+			}
 		} else {
-			db.versions.Add(-1)
-			if kept != newer {
-				loose = append(loose, newer)
-			}
+			vs.versions.Add(-1)
+			vs.bytes.Add(-v.rec.kept())
 		}
-		newer = r
+		until = v.rec.rev
 	}
-	if kept != newer {
-		loose = append(loose, kept)
+	if first != nil {
+		sh.old[key] = first
+		return
 	}
-	vs.unlinked.Add(1)
-	for _, r := range loose {
-		vs.behind.Delete(r)
-	}
-	if _, ok := vs.behind.Load(head); ok {
-		db.retainKey(k)
-	} else if head.kind() == tombstone {
-		l.remove()
+	delete(sh.old, key)
+	if l.rec.kind() == tombstone {
+		sh.ghosts--
+		sp.remove(&l, key)
 	}
 }
 
-// shown tells whether an open view shows the version that was the newest from
-// one revision until another.
-func (db *DB) shown(from, until uint64) bool {
-	for _, v := range *db.views.active.Load() {
+// isShown tells whether a view shows the version that was the newest from one
+// revision until another.
+func isShown(views []*View, from, until uint64) bool {
+	for _, v := range views {
 		if from <= v.revision && v.revision < until {
 			return true
 		}

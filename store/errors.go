@@ -98,6 +98,14 @@ var (
 	// or the data directory; the text names each field and its fault. Kind:
 	// final.
 	ErrBadOptions = sentinel(10, KindFinal, "dkv: bad options")
+
+	// ErrFull is returned for a write that would have taken the store over its
+	// limit of bytes. Others that need less, or free some, may succeed. Kind:
+	// final.
+	ErrFull = sentinel(11, KindFinal, "dkv: full")
+
+	// ErrBadRange is returned by a scan with a negative limit. Kind: final.
+	ErrBadRange = sentinel(12, KindFinal, "dkv: bad range")
 )
 
 var byCode = make(map[uint16]*Error)

@@ -7,6 +7,7 @@ package store
 
 import (
 	"context"
+	"iter"
 	"time"
 )
 
@@ -63,6 +64,17 @@ type Store interface {
 	// Delete removes key. It is no error if there is no such key.
 	Delete(ctx context.Context, key string) error
 
+	// Scan yields the entries of a range in the order of their keys. All are of
+	// one state, that of one instant between the call of the iterator and its
+	// first entry: what is written meanwhile does not change them. Keys whose
+	// value has expired are among them, without a value.
+	//
+	// A loop that is left early gives up what the scan holds. An error is the
+	// last that is yielded, with an empty entry; what was yielded before it is
+	// right. Pages that are fetched one by one, with Limit and After, are each
+	// of a state of their own.
+	Scan(ctx context.Context, r Range) iter.Seq2[Entry, error]
+
 	// Info describes the store as this process sees it now, without asking
 	// other members.
 	Info(ctx context.Context) (Info, error)
@@ -93,10 +105,16 @@ type Info struct {
 
 	Keys  int64 // keys that are there, expired ones included
 	Locks int64 // locks that are held
-	Bytes int64 // sum of the lengths of keys and values; their overhead is not in it
+	Bytes int64 // sum of the lengths of keys and values of keys
 
-	Views    int   // open views: snapshots and scans under way
-	Retained int64 // superseded versions that are kept for them
+	// Size is the memory in bytes that keys and locks take, with all that is
+	// needed to find them: what a limit to the size is compared with. It is
+	// reckoned from the entries alone, so it is the same on all members.
+	Size int64
+
+	Views         int   // open views: snapshots and scans under way
+	Retained      int64 // superseded versions that are kept for them
+	RetainedBytes int64 // the memory that those take
 
 	// The rest is zero in memory mode.
 

@@ -11,6 +11,7 @@ import (
 	"dkv/internal/command"
 	"dkv/internal/ops"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 const (
@@ -145,10 +146,10 @@ func (c *Client) read(ctx context.Context, m method, key string) ([]byte, error)
 	return c.call(ctx, m, []byte(key))
 }
 
-func (c *Client) do(ctx context.Context, op *command.Op) (command.Result, error) {
+func (c *Client) do(ctx context.Context, op *engine.Op) (engine.Result, error) {
 	b, err := c.call(ctx, methodWrite, command.AppendOp(nil, op))
 	if err != nil {
-		return command.Result{}, err
+		return engine.Result{}, err
 	}
 	res, err := parseResult(b)
 	return res, garbled(err, store.ErrUnknown)
@@ -157,8 +158,19 @@ func (c *Client) do(ctx context.Context, op *command.Op) (command.Result, error)
 // call sends a request until a server has answered it, ctx ends, or it may have
 // had an effect that is not known.
 func (c *Client) call(ctx context.Context, m method, arg []byte) ([]byte, error) {
-	if err := ops.CheckContext(ctx); err != nil {
+	conn, resp, err := c.ask(ctx, m, arg)
+	if err != nil {
 		return nil, err
+	}
+	conn.exit()
+	return resp.result, nil
+}
+
+// ask is call for who goes on with the connection on which the answer came, and
+// has to exit it if there is no error.
+func (c *Client) ask(ctx context.Context, m method, arg []byte) (*clientConn, response, error) {
+	if err := ops.CheckContext(ctx); err != nil {
+		return nil, response{}, err
 	}
 	// What an operation comes to whose request was sent and not answered.
 	unanswered := store.ErrUnavailable
@@ -168,34 +180,41 @@ func (c *Client) call(ctx context.Context, m method, arg []byte) ([]byte, error)
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		conn, err := c.connect(ctx)
 		if err == nil {
+			err = conn.enter()
+		}
+		if err == nil {
 			var resp response
 			var sent bool
 			resp, sent, err = conn.roundTrip(ctx, m, arg)
 			switch {
+			case err == nil && resp.code == 0:
+				return conn, resp, nil
 			case err == nil && resp.code != uint64(store.ErrClosed.Code()):
-				return resp.result, resp.err(unanswered)
+				conn.exit()
+				return nil, response{}, resp.err(unanswered)
 			case err == nil: // the server closes, the operation had no effect
 				err = resp.err(unanswered)
 				c.retire(conn)
 			case conn.stuck():
 				c.retire(conn)
 			}
+			conn.exit()
 			if sent && m == methodWrite && resp.code == 0 {
-				return nil, ended(store.ErrUnknown, ctx)
+				return nil, response{}, ended(store.ErrUnknown, ctx)
 			}
 		}
 		if c.ctx.Err() != nil {
-			return nil, store.ErrClosed
+			return nil, response{}, store.ErrClosed
 		}
 		pause := time.NewTimer(backoff/2 + rand.N(backoff))
 		select {
 		case <-pause.C:
 		case <-c.ctx.Done():
 			pause.Stop()
-			return nil, store.ErrClosed
+			return nil, response{}, store.ErrClosed
 		case <-ctx.Done():
 			pause.Stop()
-			return nil, fmt.Errorf("%w (%v)", ops.Ended(store.ErrUnavailable, ctx), err)
+			return nil, response{}, fmt.Errorf("%w (%v)", ops.Ended(store.ErrUnavailable, ctx), err)
 		}
 	}
 }

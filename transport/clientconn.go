@@ -16,13 +16,14 @@ import (
 type clientConn struct {
 	conn   net.Conn
 	queue  chan *outgoing
+	stops  chan uint64   // scans to be given up, which nobody waits for
 	failed chan struct{} // closed when the connection is of no use any longer
 	heard  atomic.Int64  // when something was last read, in nanoseconds since began
 	began  time.Time
 
 	calls struct {
 		sync.Mutex
-		pending int // callers
+		pending int // callers, from enter to exit
 		failed  bool
 		retired bool // takes no new callers, and fails when the last has gone
 		parted  bool // the server takes no more requests
@@ -35,7 +36,7 @@ type clientConn struct {
 // the writer gives it an id and sends it, or its caller leaves first.
 type outgoing struct {
 	request
-	wait chan response
+	wait chan response // nil if nobody waits
 	left bool
 }
 
@@ -59,6 +60,7 @@ func dialServer(ctx context.Context, endpoint string) (*clientConn, error) {
 	c := &clientConn{
 		conn:   conn,
 		queue:  make(chan *outgoing, maxQueued),
+		stops:  make(chan uint64, maxQueued),
 		failed: make(chan struct{}),
 		began:  time.Now(),
 	}
@@ -149,11 +151,15 @@ func (c *clientConn) write() {
 	defer c.fail()
 	var body []byte
 	for w := bufio.NewWriterSize(c.conn, 64<<10); ; {
+		var out *outgoing
 		select {
-		case out := <-c.queue:
-			if !c.send(out) {
-				break
-			}
+		case out = <-c.queue:
+		case scan := <-c.stops:
+			out = &outgoing{request: request{method: methodScanStop, arg: appendScan(nil, scan)}}
+		case <-c.failed:
+			return
+		}
+		if c.send(out) {
 			body = out.append(body[:0])
 			c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 			if writeFrame(w, body) != nil {
@@ -162,10 +168,8 @@ func (c *clientConn) write() {
 			if cap(body) > 1<<20 {
 				body = nil
 			}
-		case <-c.failed:
-			return
 		}
-		if len(c.queue) == 0 && w.Flush() != nil {
+		if len(c.queue) == 0 && len(c.stops) == 0 && w.Flush() != nil {
 			return
 		}
 	}
@@ -181,22 +185,47 @@ func (c *clientConn) send(out *outgoing) bool {
 	}
 	c.calls.last++
 	out.id = c.calls.last
-	c.calls.wait[out.id] = out.wait
+	if out.wait != nil {
+		c.calls.wait[out.id] = out.wait
+	}
 	return true
 }
 
 var errConnection = errors.New("the connection has failed")
 
-// roundTrip sends a request and waits for its response. sent says whether the
-// server may have got it.
-func (c *clientConn) roundTrip(ctx context.Context, m method, arg []byte) (resp response, sent bool, err error) {
+// enter makes the caller one that the connection stays for until exit, unless it
+// fails.
+func (c *clientConn) enter() error {
 	c.calls.Lock()
+	defer c.calls.Unlock()
 	if c.calls.failed || c.calls.retired {
-		c.calls.Unlock()
-		return response{}, false, errConnection
+		return errConnection
 	}
 	c.calls.pending++
-	c.calls.Unlock()
+	return nil
+}
+
+// exit undoes enter.
+func (c *clientConn) exit() {
+	c.calls.Lock()
+	defer c.calls.Unlock()
+	if c.calls.pending--; c.calls.pending == 0 && c.calls.retired {
+		c.failLocked()
+	}
+}
+
+// giveUp has the server told that a scan is over, and does not wait. If there is
+// no room, the server finds out when the scan has been idle for long enough.
+func (c *clientConn) giveUp(scan uint64) {
+	select {
+	case c.stops <- scan:
+	default:
+	}
+}
+
+// roundTrip sends a request and waits for its response, for one who has entered.
+// sent says whether the server may have got it.
+func (c *clientConn) roundTrip(ctx context.Context, m method, arg []byte) (resp response, sent bool, err error) {
 	out := &outgoing{request: request{method: m, arg: arg}, wait: make(chan response, 1)}
 	if deadline, ok := ctx.Deadline(); ok {
 		out.timeout = max(1, time.Until(deadline))
@@ -206,7 +235,6 @@ func (c *clientConn) roundTrip(ctx context.Context, m method, arg []byte) (resp 
 	case c.queue <- out:
 		select {
 		case resp = <-out.wait:
-			c.leave(out)
 			return resp, true, nil
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -218,23 +246,24 @@ func (c *clientConn) roundTrip(ctx context.Context, m method, arg []byte) (resp 
 	case <-c.failed:
 		err = errConnection
 	}
-	sent = c.leave(out)
+	id := c.leave(out)
 	select {
 	case resp = <-out.wait:
 		return resp, true, nil
 	default:
-		return response{}, sent, err
 	}
+	if id != 0 && m == methodScan {
+		c.giveUp(id) // the server may have opened it, or be about to
+	}
+	return response{}, id != 0, err
 }
 
-// leave ends a caller's wait and tells whether its request was sent.
-func (c *clientConn) leave(out *outgoing) (sent bool) {
+// leave ends a caller's wait and returns the id of its request, 0 if that was not
+// sent.
+func (c *clientConn) leave(out *outgoing) (id uint64) {
 	c.calls.Lock()
 	defer c.calls.Unlock()
 	out.left = true
 	delete(c.calls.wait, out.id)
-	if c.calls.pending--; c.calls.pending == 0 && c.calls.retired {
-		c.failLocked()
-	}
-	return out.id != 0
+	return out.id
 }

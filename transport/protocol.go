@@ -11,8 +11,8 @@ import (
 	"math"
 	"time"
 
-	"dkv/internal/command"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 // The protocol. Both sides begin with a hello: four bytes of magic and one of
@@ -22,7 +22,8 @@ import (
 //	id       uvarint   chosen by the client, repeated in the response
 //	timeout  uvarint   nanoseconds the client will wait, 0 = no limit
 //	method   byte
-//	argument the rest  a key, or an operation as internal/command writes it
+//	argument the rest  a key, an operation as internal/command writes it, a
+//	                   range (appendRange), or the id of a scan (uvarint)
 //
 // and a response's
 //
@@ -34,11 +35,23 @@ import (
 // response with the id 0: its code is that of store.ErrClosed, and its result the
 // last id that the server has answered (uvarint). Requests after that had no
 // effect. The ids of one connection rise from 1.
+//
+// A scan comes in pages (page), all of one state. The first is the result of
+// methodScan. While a page says that there is more, the server keeps a cursor,
+// which belongs to the connection and is known by the id of the methodScan:
+// methodScanNext returns the next page, and methodScanStop gives the cursor up, at
+// any time, even while one of the other two waits for its response. It is no error
+// to give up what is over. A cursor ends with its last page, with an error, with
+// the connection, and when it has been idle for idleTimeout; methodScanNext then
+// gets store.ErrUnavailable. It gets store.ErrBusy while another request has the
+// cursor, and so does a methodScan that would be the one too many to need one.
+// The timeout of a request bounds its page; a scan whose page is late is over.
 const (
 	magic   = "dkv\x00"
 	version = 1
 
-	// maxFrame bounds a body: the largest operation and what goes with it.
+	// maxFrame bounds a body: the largest operation, or a page of the largest
+	// entry alone, and what goes with it.
 	maxFrame = store.MaxKeySize + store.MaxValueSize + 256
 )
 
@@ -53,6 +66,9 @@ const (
 	methodGetEntry
 	methodHas
 	methodWrite // any operation of internal/command, locks included
+	methodScan
+	methodScanNext
+	methodScanStop
 	methods
 )
 
@@ -216,18 +232,18 @@ func cutFound(b []byte) (rest []byte, found bool, err error) {
 	return b[1:], b[0] == 1, nil
 }
 
-func appendResult(b []byte, res command.Result) []byte {
+func appendResult(b []byte, res engine.Result) []byte {
 	b = appendFound(b, res.Done)
 	return binary.AppendUvarint(b, res.Revision)
 }
 
-func parseResult(b []byte) (command.Result, error) {
+func parseResult(b []byte) (engine.Result, error) {
 	b, done, err := cutFound(b)
 	revision, n := binary.Uvarint(b)
 	if err != nil || n != len(b) || n == 0 {
-		return command.Result{}, errProtocol
+		return engine.Result{}, errProtocol
 	}
-	return command.Result{Done: done, Revision: revision}, nil
+	return engine.Result{Done: done, Revision: revision}, nil
 }
 
 func appendEntry(b []byte, e store.Entry) []byte {

@@ -12,9 +12,11 @@ import (
 	"sync"
 	"time"
 
+	"dkv/internal/clock"
 	"dkv/internal/command"
 	"dkv/lock"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 const (
@@ -35,6 +37,7 @@ type Backend interface {
 // Server answers clients of any number of listeners.
 type Server struct {
 	backend Backend
+	clock   store.Clock     // of idle cursors
 	ctx     context.Context // of the requests
 	cancel  context.CancelFunc
 	work    sync.WaitGroup // all goroutines
@@ -63,7 +66,7 @@ func (c connection) stop() { c.SetReadDeadline(time.Unix(1, 0)) }
 
 // NewServer returns a server of a store.
 func NewServer(b Backend) *Server {
-	s := &Server{backend: b}
+	s := &Server{backend: b, clock: clock.System{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.mu.open = make(map[stopper]struct{})
 	return s
@@ -153,6 +156,7 @@ func (s *Server) serve(conn net.Conn) {
 
 	ctx, cancel := context.WithCancel(s.ctx)
 	w := responses{conn: conn, w: bufio.NewWriter(conn)}
+	scans := newCursors(ctx, s.backend, s.clock)
 	var requests sync.WaitGroup
 	last := uint64(0)
 	defer func() {
@@ -161,6 +165,7 @@ func (s *Server) serve(conn net.Conn) {
 		}
 		requests.Wait()
 		cancel()
+		scans.close()
 		if s.closing() {
 			w.write(goodbye(last))
 			linger(conn)
@@ -182,8 +187,9 @@ func (s *Server) serve(conn net.Conn) {
 			return
 		}
 		last = req.id
+		scan := scans.receive(req)
 		requests.Go(func() {
-			w.write(s.answer(ctx, req))
+			w.write(s.answer(ctx, req, scan))
 			<-slots
 		})
 	}
@@ -241,13 +247,14 @@ func (w *responses) write(r response) {
 	}
 }
 
-func (s *Server) answer(ctx context.Context, req request) response {
+// answer carries out a request; scan is what cursors.receive has made of it.
+func (s *Server) answer(ctx context.Context, req request, scan scanRequest) response {
 	if req.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, req.timeout)
 		defer cancel()
 	}
-	result, err := s.do(ctx, req)
+	result, err := s.do(ctx, req, scan)
 	if err != nil {
 		return failure(req.id, err)
 	}
@@ -255,7 +262,7 @@ func (s *Server) answer(ctx context.Context, req request) response {
 }
 
 // do carries out a request and returns its encoded result.
-func (s *Server) do(ctx context.Context, req request) ([]byte, error) {
+func (s *Server) do(ctx context.Context, req request, scan scanRequest) ([]byte, error) {
 	switch req.method {
 	case methodReady:
 		return nil, s.backend.Ready(ctx)
@@ -284,26 +291,28 @@ func (s *Server) do(ctx context.Context, req request) ([]byte, error) {
 		}
 		res, err := s.write(ctx, op)
 		return appendResult(nil, res), err
+	case methodScan, methodScanNext, methodScanStop:
+		return scan(ctx)
 	}
 	return nil, errProtocol
 }
 
-func (s *Server) write(ctx context.Context, op command.Op) (res command.Result, err error) {
+func (s *Server) write(ctx context.Context, op engine.Op) (res engine.Result, err error) {
 	b := s.backend
 	switch {
-	case op.Space == command.Keys && op.Kind == command.Set:
+	case op.Space == engine.Keys && op.Kind == engine.Set:
 		err = b.SetE(ctx, op.Key, op.Value, op.ExpireIn, op.DeleteIn)
-	case op.Space == command.Keys && op.Kind == command.SetIfUnset:
+	case op.Space == engine.Keys && op.Kind == engine.SetIfUnset:
 		res.Done, err = b.SetEIfUnset(ctx, op.Key, op.Value, op.ExpireIn, op.DeleteIn)
-	case op.Space == command.Keys && op.Kind == command.Expire:
+	case op.Space == engine.Keys && op.Kind == engine.Expire:
 		err = b.Expire(ctx, op.Key)
-	case op.Space == command.Keys && op.Kind == command.Delete:
+	case op.Space == engine.Keys && op.Kind == engine.Delete:
 		err = b.Delete(ctx, op.Key)
-	case op.Space == command.Locks && op.Kind == command.SetIfUnset:
+	case op.Space == engine.Locks && op.Kind == engine.SetIfUnset:
 		var token store.Revision
 		token, res.Done, err = b.AcquireLock(ctx, op.Key, op.Value, op.DeleteIn)
 		res.Revision = uint64(token)
-	case op.Space == command.Locks && op.Kind == command.CompareAndDelete:
+	case op.Space == engine.Locks && op.Kind == engine.CompareAndDelete:
 		res.Done, err = b.ReleaseLock(ctx, op.Key, op.Value)
 	default:
 		err = command.ErrMalformed

@@ -17,6 +17,7 @@ import (
 	"dkv/internal/command"
 	"dkv/lock"
 	"dkv/store"
+	"dkv/store/engine"
 	"dkv/store/local"
 	"dkv/store/storetest"
 
@@ -181,7 +182,7 @@ func TestDeadlineOfTheClientEndsTheWorkOfTheServer(t *testing.T) {
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
 	w := bufio.NewWriter(conn)
 	w.Write(hello)
-	set := command.AppendOp(nil, &command.Op{Kind: command.Set, Key: "k"})
+	set := command.AppendOp(nil, &engine.Op{Kind: engine.Set, Key: "k"})
 	for id := range uint64(n) {
 		writeFrame(w, request{id: id, timeout: time.Millisecond, method: methodWrite, arg: set}.append(nil))
 	}
@@ -297,7 +298,9 @@ func FuzzFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if req, err := parseRequest(b); err == nil {
 			req.timeout = time.Nanosecond
-			s.answer(context.Background(), req)
+			scans := newCursors(context.Background(), s.backend, s.clock)
+			s.answer(context.Background(), req, scans.receive(req))
+			scans.close()
 		}
 		if resp, err := parseResponse(b); err == nil {
 			if again, err := parseResponse(resp.append(nil)); err != nil || again.id != resp.id || again.code != resp.code {

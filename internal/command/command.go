@@ -12,44 +12,8 @@ import (
 
 	"dkv/internal/field"
 	"dkv/store"
+	"dkv/store/engine"
 )
-
-// Kind is what an operation does. The numbers are part of the log format.
-type Kind uint8
-
-const (
-	Set              Kind = 1 + iota // gives the key a value and deadlines
-	SetIfUnset                       // the same, if the key is not there
-	Expire                           // makes the value go, the key stay
-	Delete                           // removes the key
-	CompareAndDelete                 // removes the key if its value is Value
-	kinds
-)
-
-// Space separates keys that must never meet. The numbers are part of the log
-// format.
-type Space uint8
-
-const (
-	Keys  Space = iota // what users set
-	Locks              // what they lock
-	Spaces
-)
-
-// Op is one operation on one key.
-type Op struct {
-	Kind               Kind
-	Space              Space
-	Key                string
-	Value              []byte
-	ExpireIn, DeleteIn time.Duration // 0 = never
-}
-
-// Result is what an operation did.
-type Result struct {
-	Done     bool   // it changed the state
-	Revision uint64 // the revision of the change, if Done
-}
 
 // Batch is a log entry of operations. Member, Incarnation, Slot and Seq identify
 // it: however often it stands in the log, it is applied once. In each slot the
@@ -64,7 +28,8 @@ type Batch struct {
 	Slot        uint64
 	Seq         uint64
 	Low         [MaxSlots]uint64
-	Ops         []Op
+	Limit       int64 // of the size that the operations may take the state to, 0 = none
+	Ops         []engine.Op
 }
 
 // Tick is a log entry that moves the replicated clock; the package doc of
@@ -110,11 +75,12 @@ func AppendBatchHeader(b []byte, batch Batch, n int) []byte {
 	for _, low := range batch.Low {
 		b = binary.AppendUvarint(b, low)
 	}
+	b = binary.AppendUvarint(b, uint64(batch.Limit))
 	return binary.AppendUvarint(b, uint64(n))
 }
 
 // AppendOp appends one operation.
-func AppendOp(b []byte, op *Op) []byte {
+func AppendOp(b []byte, op *engine.Op) []byte {
 	kind := byte(op.Kind)
 	deadlines := op.ExpireIn != 0 || op.DeleteIn != 0
 	if deadlines {
@@ -123,7 +89,7 @@ func AppendOp(b []byte, op *Op) []byte {
 	b = append(b, kind, byte(op.Space))
 	b = binary.AppendUvarint(b, uint64(len(op.Key)))
 	b = append(b, op.Key...)
-	if op.Kind.hasValue() {
+	if op.Kind.HasValue() {
 		b = binary.AppendUvarint(b, uint64(len(op.Value)))
 		b = append(b, op.Value...)
 	}
@@ -136,11 +102,11 @@ func AppendOp(b []byte, op *Op) []byte {
 
 // DecodeOp reads what AppendOp wrote, and nothing after it. The value aliases b;
 // the key does not.
-func DecodeOp(b []byte) (Op, error) {
+func DecodeOp(b []byte) (engine.Op, error) {
 	d := decoder{field.NewReader(b)}
 	op := d.op()
 	if !d.Complete() {
-		return Op{}, ErrMalformed
+		return engine.Op{}, ErrMalformed
 	}
 	return op, nil
 }
@@ -188,6 +154,7 @@ func Decode(b []byte, e *Entry) error {
 		for i := range e.Batch.Low {
 			e.Batch.Low[i] = d.Uvarint()
 		}
+		e.Batch.Limit = d.int63()
 		n := d.Uvarint()
 		if n > MaxOps || e.Batch.Slot >= MaxSlots {
 			d.Fail()
@@ -208,31 +175,27 @@ func Decode(b []byte, e *Entry) error {
 	return nil
 }
 
-func (k Kind) hasValue() bool {
-	return k == Set || k == SetIfUnset || k == CompareAndDelete
-}
-
 // decoder takes operations off a log entry.
 type decoder struct{ field.Reader }
 
-func (d *decoder) op() Op {
+func (d *decoder) op() engine.Op {
 	kind := d.Byte()
-	op := Op{
-		Kind:  Kind(kind &^ hasDeadlines),
-		Space: Space(d.Byte()),
+	op := engine.Op{
+		Kind:  engine.Kind(kind &^ hasDeadlines),
+		Space: engine.Space(d.Byte()),
 	}
 	key := d.Bytes(store.MaxKeySize)
-	if op.Kind.hasValue() {
+	if op.Kind.HasValue() {
 		op.Value = d.Bytes(store.MaxValueSize)
 	}
 	if kind&hasDeadlines != 0 {
 		op.ExpireIn = d.duration()
 		op.DeleteIn = d.duration()
-		if op.ExpireIn == 0 && op.DeleteIn == 0 || op.Kind != Set && op.Kind != SetIfUnset {
+		if op.ExpireIn == 0 && op.DeleteIn == 0 || !op.Kind.HasDeadlines() {
 			d.Fail()
 		}
 	}
-	if op.Kind == 0 || op.Kind >= kinds || op.Space >= Spaces || len(key) == 0 {
+	if op.Kind == 0 || op.Kind >= engine.Kinds || op.Space >= engine.Spaces || len(key) == 0 {
 		d.Fail()
 	}
 	if !d.Bad() {
@@ -241,11 +204,13 @@ func (d *decoder) op() Op {
 	return op
 }
 
-func (d *decoder) duration() time.Duration {
+func (d *decoder) duration() time.Duration { return time.Duration(d.int63()) }
+
+func (d *decoder) int63() int64 {
 	v := d.Uvarint()
 	if v > math.MaxInt64 {
 		d.Fail()
 		return 0
 	}
-	return time.Duration(v)
+	return int64(v)
 }

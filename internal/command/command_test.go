@@ -7,20 +7,21 @@ import (
 	"time"
 
 	"dkv/store"
+	"dkv/store/engine"
 
 	"pgregory.net/rapid"
 )
 
-func genOp(t *rapid.T) Op {
-	op := Op{
-		Kind:  Kind(rapid.IntRange(1, int(kinds)-1).Draw(t, "kind")),
-		Space: Space(rapid.IntRange(0, int(Spaces)-1).Draw(t, "space")),
+func genOp(t *rapid.T) engine.Op {
+	op := engine.Op{
+		Kind:  engine.Kind(rapid.IntRange(1, int(engine.Kinds)-1).Draw(t, "kind")),
+		Space: engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space")),
 		Key:   string(rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "key")),
 	}
-	if op.Kind.hasValue() {
+	if op.Kind.HasValue() {
 		op.Value = rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "value")
 	}
-	if op.Kind == Set || op.Kind == SetIfUnset {
+	if op.Kind == engine.Set || op.Kind == engine.SetIfUnset {
 		op.ExpireIn = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "expire"))
 		op.DeleteIn = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "delete"))
 	}
@@ -42,6 +43,7 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 			Incarnation: rapid.Uint64().Draw(t, "incarnation"),
 			Slot:        rapid.Uint64Range(0, MaxSlots-1).Draw(t, "slot"),
 			Seq:         rapid.Uint64Min(1).Draw(t, "seq"),
+			Limit:       rapid.Int64Min(0).Draw(t, "limit"),
 		}
 		for i := range in.Low {
 			in.Low[i] = rapid.Uint64().Draw(t, "low")
@@ -56,7 +58,7 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 		}
 		got := e.Batch
 		if e.IsTick || got.Member != in.Member || got.Incarnation != in.Incarnation ||
-			got.Slot != in.Slot || got.Seq != in.Seq || got.Low != in.Low || len(got.Ops) != len(in.Ops) {
+			got.Slot != in.Slot || got.Seq != in.Seq || got.Low != in.Low || got.Limit != in.Limit || len(got.Ops) != len(in.Ops) {
 			t.Fatalf("got %+v, want %+v", got, in)
 		}
 		for i, op := range got.Ops {
@@ -91,8 +93,8 @@ func TestTickReadsBackAsItWasWritten(t *testing.T) {
 }
 
 func TestMalformedEntriesAreRefused(t *testing.T) {
-	good := appendBatch(Batch{Member: 1, Slot: 1, Seq: 2, Ops: []Op{
-		{Kind: Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
+	good := appendBatch(Batch{Member: 1, Slot: 1, Seq: 2, Ops: []engine.Op{
+		{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
 	}})
 	var e Entry
 	if err := Decode(good, &e); err != nil {
@@ -104,14 +106,15 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		"trailing byte":      append(bytes.Clone(good), 0),
 		"no sequence number": appendBatch(Batch{}),
 		"unknown slot":       appendBatch(Batch{Slot: MaxSlots, Low: [MaxSlots]uint64{1}}),
+		"negative limit":     AppendBatchHeader(nil, Batch{Seq: 1, Limit: -1}, 0),
 		"too many":           AppendBatchHeader(nil, Batch{Seq: 1}, MaxOps+1),
-		"no kind":            appendBatch(Batch{Seq: 1, Ops: []Op{{Key: "k"}}}),
-		"unknown kind":       appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: kinds, Key: "k"}}}),
-		"unknown space":      appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Set, Space: Spaces, Key: "k"}}}),
-		"empty key":          appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Set}}}),
-		"key too large":      appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Delete, Key: string(make([]byte, store.MaxKeySize+1))}}}),
-		"negative duration":  appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Set, Key: "k", ExpireIn: -1}}}),
-		"deadlines of other": appendBatch(Batch{Seq: 1, Ops: []Op{{Kind: Delete, Key: "k", ExpireIn: 1}}}),
+		"no kind":            appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Key: "k"}}}),
+		"unknown kind":       appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Kinds, Key: "k"}}}),
+		"unknown space":      appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Space: engine.Spaces, Key: "k"}}}),
+		"empty key":          appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set}}}),
+		"key too large":      appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: string(make([]byte, store.MaxKeySize+1))}}}),
+		"negative duration":  appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Key: "k", ExpireIn: -1}}}),
+		"deadlines of other": appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: "k", ExpireIn: 1}}}),
 		"lag above elapsed":  AppendTick(nil, Tick{Elapsed: 1, Lag: 2}),
 		"long varint":        {typeTick, 0x80, 0x00, 0, 0, 0},
 	}
@@ -130,10 +133,10 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 
 // FuzzDecode: whatever is accepted is exactly what would have been written.
 func FuzzDecode(f *testing.F) {
-	f.Add(appendBatch(Batch{Member: 1, Incarnation: 7, Slot: 2, Seq: 300, Ops: []Op{
-		{Kind: Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
-		{Kind: CompareAndDelete, Space: Locks, Key: "l", Value: []byte("owner")},
-		{Kind: Expire, Key: "e"},
+	f.Add(appendBatch(Batch{Member: 1, Incarnation: 7, Slot: 2, Seq: 300, Ops: []engine.Op{
+		{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
+		{Kind: engine.CompareAndDelete, Space: engine.Locks, Key: "l", Value: []byte("owner")},
+		{Kind: engine.Expire, Key: "e"},
 	}}))
 	f.Add(AppendTick(nil, Tick{Prev: 9, Nonce: 1 << 60, Elapsed: time.Hour, Lag: time.Second}))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -4,75 +4,131 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"iter"
+	"strings"
 	"time"
 
-	"dkv/internal/command"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 // Writes are the writing methods.
 type Writes struct {
-	do func(ctx context.Context, op *command.Op) (command.Result, error)
+	do func(ctx context.Context, op *engine.Op) (engine.Result, error)
 }
 
 // New returns the writing methods of what does one operation with do, which may
 // not keep the operation's value after it has returned.
-func New(do func(ctx context.Context, op *command.Op) (command.Result, error)) Writes {
+func New(do func(ctx context.Context, op *engine.Op) (engine.Result, error)) Writes {
 	return Writes{do}
 }
 
 // Set implements store.Store.
 func (w Writes) Set(ctx context.Context, key string, value []byte) error {
-	_, err := w.write(ctx, command.Op{Kind: command.Set, Key: key, Value: value})
+	_, err := w.write(ctx, engine.Op{Kind: engine.Set, Key: key, Value: value})
 	return err
 }
 
 // SetE implements store.Store.
 func (w Writes) SetE(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) error {
-	_, err := w.write(ctx, command.Op{Kind: command.Set, Key: key, Value: value, ExpireIn: expireIn, DeleteIn: deleteIn})
+	_, err := w.write(ctx, engine.Op{Kind: engine.Set, Key: key, Value: value, ExpireIn: expireIn, DeleteIn: deleteIn})
 	return err
 }
 
 // SetEIfUnset implements store.Store.
 func (w Writes) SetEIfUnset(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) (bool, error) {
-	res, err := w.write(ctx, command.Op{Kind: command.SetIfUnset, Key: key, Value: value, ExpireIn: expireIn, DeleteIn: deleteIn})
+	res, err := w.write(ctx, engine.Op{Kind: engine.SetIfUnset, Key: key, Value: value, ExpireIn: expireIn, DeleteIn: deleteIn})
 	return res.Done, err
 }
 
 // Expire implements store.Store.
 func (w Writes) Expire(ctx context.Context, key string) error {
-	_, err := w.write(ctx, command.Op{Kind: command.Expire, Key: key})
+	_, err := w.write(ctx, engine.Op{Kind: engine.Expire, Key: key})
 	return err
 }
 
 // Delete implements store.Store.
 func (w Writes) Delete(ctx context.Context, key string) error {
-	_, err := w.write(ctx, command.Op{Kind: command.Delete, Key: key})
+	_, err := w.write(ctx, engine.Op{Kind: engine.Delete, Key: key})
 	return err
 }
 
 // AcquireLock implements lock.Backend.
 func (w Writes) AcquireLock(ctx context.Context, key string, id []byte, ttl time.Duration) (store.Revision, bool, error) {
-	res, err := w.write(ctx, command.Op{Kind: command.SetIfUnset, Space: command.Locks, Key: key, Value: id, DeleteIn: ttl})
+	res, err := w.write(ctx, engine.Op{Kind: engine.SetIfUnset, Space: engine.Locks, Key: key, Value: id, DeleteIn: ttl})
 	return store.Revision(res.Revision), res.Done, err
 }
 
 // ReleaseLock implements lock.Backend.
 func (w Writes) ReleaseLock(ctx context.Context, key string, id []byte) (bool, error) {
-	res, err := w.write(ctx, command.Op{Kind: command.CompareAndDelete, Space: command.Locks, Key: key, Value: id})
+	res, err := w.write(ctx, engine.Op{Kind: engine.CompareAndDelete, Space: engine.Locks, Key: key, Value: id})
 	return res.Done, err
 }
 
-func (w Writes) write(ctx context.Context, op command.Op) (command.Result, error) {
+func (w Writes) write(ctx context.Context, op engine.Op) (res engine.Result, err error) {
 	if err := store.CheckWrite(op.Key, op.Value, op.ExpireIn, op.DeleteIn); err != nil {
-		return command.Result{}, err
+		return engine.Result{}, err
 	}
 	if err := CheckContext(ctx); err != nil {
-		return command.Result{}, err
+		return engine.Result{}, err
 	}
-	return w.do(ctx, &op)
+	res, err = w.do(ctx, &op)
+	if res.Full {
+		err = store.ErrFull
+	}
+	return res, err
+}
+
+// Scan is a scan of the view that open returns, once the arguments have been
+// checked. The entries that it yields are the caller's own.
+func Scan(ctx context.Context, r store.Range, open func() (engine.View, error)) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		if err := cmp.Or(r.Check(), CheckContext(ctx)); err != nil {
+			yield(store.Entry{}, err)
+			return
+		}
+		view, err := open()
+		if err != nil {
+			yield(store.Entry{}, err)
+			return
+		}
+		defer view.Release()
+		if r.At != nil {
+			*r.At = store.Revision(view.Revision())
+		}
+		from, to, ok := r.Bounds()
+		if !ok {
+			return
+		}
+		left := r.Limit
+		view.Scan(engine.Keys, from, to, r.Reverse, func(e store.Entry) bool {
+			if err = CheckContext(ctx); err != nil {
+				return false
+			}
+			e.Key = strings.Clone(e.Key)
+			if r.KeysOnly {
+				e.Value = nil
+			} else {
+				e.Value = Clone(e.Value)
+			}
+			left--
+			return yield(e, nil) && left != 0
+		})
+		if err != nil {
+			yield(store.Entry{}, err)
+		}
+	}
+}
+
+// Clone copies a value for a caller; nil stays nil, as an expired entry has it.
+func Clone(value []byte) []byte {
+	if value == nil {
+		return nil
+	}
+	return append(make([]byte, 0, len(value)), value...)
 }
 
 // CheckRead returns the error of a read of key that is over before it begins.

@@ -38,6 +38,7 @@ type request struct {
 	ExpireIn time.Duration `json:",omitempty"`
 	DeleteIn time.Duration `json:",omitempty"`
 	Owner    string        `json:",omitempty"`
+	Range    *store.Range  `json:",omitempty"`
 	Timeout  time.Duration `json:",omitempty"`
 }
 
@@ -48,6 +49,10 @@ type reply struct {
 	Owner string       `json:",omitempty"`
 	Entry *store.Entry `json:",omitempty"`
 	Info  *store.Info  `json:",omitempty"`
+
+	Entries []store.Entry   `json:",omitempty"`
+	At      *store.Revision `json:",omitempty"`
+
 	Sum   *dkv.Checksum
 	Code  uint16 `json:",omitempty"` // of the sentinel, 0 if Error is no store's
 	Error string `json:",omitempty"`
@@ -154,6 +159,14 @@ func handle(db *dkv.DB, r request) reply {
 		var info store.Info
 		info, err = db.Info(ctx)
 		a.Info = &info
+	case "scan":
+		a.At = new(store.Revision)
+		r.Range.At = a.At
+		for e, failed := range db.Scan(ctx, *r.Range) {
+			if err = failed; err == nil {
+				a.Entries = append(a.Entries, e)
+			}
+		}
 	case "ready":
 		err = db.Ready(ctx)
 	case "checksum":

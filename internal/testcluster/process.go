@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"os/exec"
@@ -363,6 +364,26 @@ func (p *Process) Info(ctx context.Context) (store.Info, error) {
 		return store.Info{}, err
 	}
 	return *a.Info, err
+}
+
+// Scan implements store.Store. All entries come in one reply.
+func (p *Process) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		at := r.At
+		r.At = nil
+		a, err := p.do(ctx, request{Op: "scan", Range: &r})
+		if at != nil && a.At != nil {
+			*at = *a.At
+		}
+		for _, e := range a.Entries {
+			if !yield(e, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(store.Entry{}, err)
+		}
+	}
 }
 
 // Ready waits until the member answers reads.

@@ -1,28 +1,32 @@
-// Package local is a store in the memory of one process: a maple.DB that runs
-// on the process's monotonic clock. It has no files, no ports, and neither
+// Package local is a store in the memory of one process: an engine, Maple unless
+// another is asked for, that runs on the process's monotonic clock. It has no files, no ports, and neither
 // goroutine nor timer while no key has a deadline.
 package local
 
 import (
 	"context"
+	"iter"
 	"sync/atomic"
 
 	"dkv/internal/clock"
-	"dkv/internal/command"
 	"dkv/internal/ops"
 	"dkv/maple"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 // Options says how a store works. The zero value is good for use.
 type Options struct {
-	Clock store.Clock // nil: the system's monotonic clock
+	Clock    store.Clock    // nil: the system's monotonic clock
+	Engine   engine.Factory // zero: Maple
+	MaxBytes int64          // what Size of store.Info may come to; 0: no limit
 }
 
 // Store is a store.Store and a lock.Backend in memory.
 type Store struct {
 	ops.Writes
-	db     *maple.DB
+	db     engine.Engine
+	limit  int64
 	reaper reaper
 	closed atomic.Bool
 }
@@ -34,7 +38,10 @@ func Open(opts Options) *Store {
 	if opts.Clock == nil {
 		opts.Clock = clock.System{}
 	}
-	s := &Store{db: maple.New(maple.Options{Now: opts.Clock.Now})}
+	if opts.Engine.New == nil {
+		opts.Engine = maple.Factory
+	}
+	s := &Store{db: opts.Engine.New(engine.Options{Now: opts.Clock.Now}), limit: opts.MaxBytes}
 	s.Writes = ops.New(s.do)
 	s.reaper.db = s.db
 	s.reaper.clock = opts.Clock
@@ -49,11 +56,11 @@ func (s *Store) Close() error {
 	return nil
 }
 
-func (s *Store) do(_ context.Context, op *command.Op) (command.Result, error) {
+func (s *Store) do(_ context.Context, op *engine.Op) (engine.Result, error) {
 	if s.closed.Load() {
-		return command.Result{}, store.ErrClosed
+		return engine.Result{}, store.ErrClosed
 	}
-	res := s.db.Apply(op)
+	res := s.db.Apply(op, s.limit)
 	if res.Done && (op.ExpireIn != 0 || op.DeleteIn != 0) {
 		s.reaper.arm()
 	}
@@ -65,11 +72,11 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if err := s.checkRead(ctx, key); err != nil {
 		return nil, false, err
 	}
-	value, ok := s.db.Get(command.Keys, key)
+	value, ok := s.db.Get(engine.Keys, key)
 	if !ok {
 		return nil, false, nil
 	}
-	return append(make([]byte, 0, len(value)), value...), true, nil
+	return ops.Clone(value), true, nil
 }
 
 // GetEntry implements store.Store.
@@ -77,7 +84,8 @@ func (s *Store) GetEntry(ctx context.Context, key string) (store.Entry, bool, er
 	if err := s.checkRead(ctx, key); err != nil {
 		return store.Entry{}, false, err
 	}
-	e, ok := s.db.Entry(key)
+	e, ok := s.db.Entry(engine.Keys, key)
+	e.Value = ops.Clone(e.Value)
 	return e, ok, nil
 }
 
@@ -86,7 +94,17 @@ func (s *Store) Has(ctx context.Context, key string) (bool, error) {
 	if err := s.checkRead(ctx, key); err != nil {
 		return false, err
 	}
-	return s.db.Has(command.Keys, key), nil
+	return s.db.Has(engine.Keys, key), nil
+}
+
+// Scan implements store.Store.
+func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+	return ops.Scan(ctx, r, func() (engine.View, error) {
+		if s.closed.Load() {
+			return nil, store.ErrClosed
+		}
+		return s.db.View(), nil
+	})
 }
 
 // Info implements store.Store.

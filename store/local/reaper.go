@@ -4,8 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"dkv/maple"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 // reapAtOnce bounds how many deadlines are carried out in one go, so that no
@@ -15,7 +15,7 @@ const reapAtOnce = 256
 // reaper has the DB's deadlines carried out when they come. It is a timer that
 // exists only while there is a deadline, set for the next one.
 type reaper struct {
-	db    *maple.DB
+	db    engine.Engine
 	clock store.Clock
 
 	// armed is the reading of the clock for which the timer is set, plus one;

@@ -9,6 +9,7 @@ import (
 	"dkv/internal/command"
 	"dkv/internal/ops"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 // Bounds of what waits and of what is under way. Two batches in flight keep the
@@ -26,6 +27,7 @@ const (
 // next batch, so the busier the store is, the larger the batches are.
 type batcher struct {
 	member, incarnation uint64
+	limit               int64 // of the size that its operations may take the state to, 0: none
 
 	// propose tries once to get an entry applied. It returns when that has
 	// happened, when it is certain that this attempt had no effect, when it has
@@ -61,7 +63,7 @@ const (
 type call struct {
 	op   []byte        // encoded
 	done chan struct{} // receives when res and err are set
-	res  command.Result
+	res  engine.Result
 	err  error
 
 	// Under batcher.mu.
@@ -100,17 +102,17 @@ func (b *batcher) start() {
 }
 
 // do queues an operation and waits for its result or the end of ctx.
-func (b *batcher) do(ctx context.Context, op *command.Op) (command.Result, error) {
+func (b *batcher) do(ctx context.Context, op *engine.Op) (engine.Result, error) {
 	c := calls.Get().(*call)
 	c.op = command.AppendOp(c.op[:0], op)
 	if err := b.enqueue(ctx, c); err != nil {
-		return command.Result{}, err
+		return engine.Result{}, err
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
 		if err := b.giveUp(ctx, c); err != nil {
-			return command.Result{}, err // c may yet be written to: it is not reused
+			return engine.Result{}, err // c may yet be written to: it is not reused
 		}
 		<-c.done
 	}
@@ -202,6 +204,7 @@ func (b *batcher) work(slot uint64) {
 			Slot:        slot,
 			Seq:         seq,
 			Low:         low,
+			Limit:       b.limit,
 		}, len(batch))
 		for _, c := range batch {
 			entry = append(entry, c.op...)
@@ -335,7 +338,7 @@ func (b *batcher) expose(f *flight, exposed bool) (goOn bool) {
 
 // applied is called by the state machine for each batch of this incarnation in
 // the log, also for one that it answers for the second time.
-func (b *batcher) applied(slot, seq uint64, results []command.Result, ok bool) {
+func (b *batcher) applied(slot, seq uint64, results []engine.Result, ok bool) {
 	b.mu.Lock()
 	f := b.mu.flying[slot]
 	b.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"dkv/internal/command"
 	"dkv/maple"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 // unreliable is a log that loses, repeats and delays what a batcher proposes, and
@@ -35,7 +36,7 @@ func newUnreliable(b *batcher) *unreliable {
 	return &unreliable{
 		batcher:  b,
 		sessions: make(sessions),
-		db:       maple.New(maple.Options{}),
+		db:       maple.New(engine.Options{}),
 		done:     make(map[int]bool),
 	}
 }
@@ -103,7 +104,7 @@ func TestEveryBatchIsAppliedAtMostOnceHoweverOftenItIsProposed(t *testing.T) {
 
 	type outcome struct {
 		key string
-		res command.Result
+		res engine.Result
 		err error
 	}
 	const callers = 16
@@ -119,7 +120,7 @@ func TestEveryBatchIsAppliedAtMostOnceHoweverOftenItIsProposed(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(12000))*time.Microsecond)
 				}
 				key := fmt.Sprint(c, "-", n)
-				res, err := b.do(ctx, &command.Op{Kind: command.SetIfUnset, Key: key, Value: []byte(key)})
+				res, err := b.do(ctx, &engine.Op{Kind: engine.SetIfUnset, Key: key, Value: []byte(key)})
 				cancel()
 				outcomes <- outcome{key, res, err}
 			}
@@ -150,7 +151,7 @@ func TestEveryBatchIsAppliedAtMostOnceHoweverOftenItIsProposed(t *testing.T) {
 	}
 	var there, ok, unknown, not int
 	for o := range outcomes {
-		entry, found := u.db.GetEntry(command.Keys, o.key)
+		entry, found := u.db.Entry(engine.Keys, o.key)
 		if found {
 			there++
 		}
@@ -158,7 +159,7 @@ func TestEveryBatchIsAppliedAtMostOnceHoweverOftenItIsProposed(t *testing.T) {
 		case store.KindNone:
 			ok++
 			// The revision of the entry is that of its first application.
-			if o.err != nil || !found || !o.res.Done || o.res.Revision != entry.Revision {
+			if o.err != nil || !found || !o.res.Done || store.Revision(o.res.Revision) != entry.Revision {
 				t.Errorf("%s: result %v, %v; the entry has revision %d", o.key, o.res, o.err, entry.Revision)
 			}
 		case store.KindUnknown:
@@ -199,7 +200,7 @@ func TestOperationsGivenUpBeforeAnAttemptAreNotApplied(t *testing.T) {
 	var flying sync.WaitGroup
 	for range slots {
 		flying.Go(func() {
-			if _, err := b.do(ctx, &command.Op{Kind: command.Set, Key: "flies"}); !errors.Is(err, store.ErrUnknown) || !errors.Is(err, context.Canceled) {
+			if _, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "flies"}); !errors.Is(err, store.ErrUnknown) || !errors.Is(err, context.Canceled) {
 				t.Errorf("given up in flight: %v", err)
 			}
 		})
@@ -207,7 +208,7 @@ func TestOperationsGivenUpBeforeAnAttemptAreNotApplied(t *testing.T) {
 	}
 	short, cancelShort := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancelShort()
-	if _, err := b.do(short, &command.Op{Kind: command.Set, Key: "waits"}); !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := b.do(short, &engine.Op{Kind: engine.Set, Key: "waits"}); !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("given up in the queue: %v", err)
 	}
 	cancel()
@@ -225,7 +226,7 @@ func TestOperationsGivenUpWhileABatchIsMadeDoNotRaceWithIt(t *testing.T) {
 			for range rounds(2000, 500) {
 				ctx, cancel := context.WithCancel(context.Background())
 				go cancel()
-				if _, err := b.do(ctx, &command.Op{Kind: command.Set, Key: "k"}); store.KindOf(err) != store.KindNotApplied && store.KindOf(err) != store.KindUnknown {
+				if _, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "k"}); store.KindOf(err) != store.KindNotApplied && store.KindOf(err) != store.KindUnknown {
 					t.Errorf("%v", err)
 				}
 			}
@@ -243,7 +244,7 @@ func TestCloseEndsOperationsThatWaitForRoomInTheQueue(t *testing.T) {
 	ended := make(chan error, n)
 	for range n {
 		go func() {
-			_, err := b.do(context.Background(), &command.Op{Kind: command.Set, Key: "k", Value: value})
+			_, err := b.do(context.Background(), &engine.Op{Kind: engine.Set, Key: "k", Value: value})
 			ended <- err
 		}()
 	}
@@ -274,7 +275,7 @@ func TestFullQueueTurnsAwayWithBusyAndNothingApplied(t *testing.T) {
 	// It is not started: nothing leaves the queue.
 	value := make([]byte, store.MaxValueSize)
 	for range maxQueueBytes/store.MaxValueSize - 1 {
-		go b.do(context.Background(), &command.Op{Kind: command.Set, Key: "k", Value: value})
+		go b.do(context.Background(), &engine.Op{Kind: engine.Set, Key: "k", Value: value})
 	}
 	for queued := 0; queued < maxQueueBytes/store.MaxValueSize-1; time.Sleep(time.Millisecond) {
 		b.mu.Lock()
@@ -283,7 +284,7 @@ func TestFullQueueTurnsAwayWithBusyAndNothingApplied(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	_, err := b.do(ctx, &command.Op{Kind: command.Set, Key: "k", Value: value})
+	_, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "k", Value: value})
 	if !errors.Is(err, store.ErrBusy) || store.KindOf(err) != store.KindNotApplied {
 		t.Errorf("%v", err)
 	}

@@ -1,6 +1,6 @@
 // Package replica is a store that is durable, and replicated if it has peers: a
-// Raft group of Dragonboat whose state machine is a maple.DB, run inside the
-// program that embeds it. It leaves to package maple what an operation means, to
+// Raft group of Dragonboat whose state machine is an engine, Maple unless another is asked for, run inside the
+// program that embeds it. It leaves to the engine what an operation means, to
 // Dragonboat how members agree on a log, and to package dkv how it is presented.
 //
 // # One write
@@ -32,7 +32,7 @@
 //     the leader makes sure that it still leads, and this member waits until it
 //     has applied all that was committed when the leader was asked. If that fails
 //     it is tried again.
-//  3. The reads of the round look into the maple.DB, each on its own goroutine,
+//  3. The reads of the round look into the engine, each on its own goroutine,
 //     beside the writes that are being applied.
 //
 // # Time

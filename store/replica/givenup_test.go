@@ -11,6 +11,7 @@ import (
 	"dkv/lock"
 	"dkv/maple"
 	"dkv/store"
+	"dkv/store/engine"
 
 	"dkv/internal/ops"
 )
@@ -19,7 +20,7 @@ import (
 // an acquisition whose caller gives up, as an old leader that is paused does. The
 // caller releases the lock, and only then does the acquisition come.
 func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
-	sessions, db := make(sessions), maple.New(maple.Options{})
+	sessions, db := make(sessions), maple.New(engine.Options{})
 	b := new(batcher)
 	b.init(1, 1)
 	apply := func(entry []byte) {
@@ -34,7 +35,7 @@ func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
 	kept := make(chan []byte, 1)
 	b.propose = func(entry []byte, settled <-chan struct{}) proposal {
 		var e command.Entry
-		if command.Decode(entry, &e) == nil && len(e.Batch.Ops) == 1 && e.Batch.Ops[0].Kind == command.SetIfUnset {
+		if command.Decode(entry, &e) == nil && len(e.Batch.Ops) == 1 && e.Batch.Ops[0].Kind == engine.SetIfUnset {
 			kept <- slices.Clone(entry)
 			<-settled
 			return proposalLost
@@ -60,7 +61,7 @@ func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
 		t.Fatal("released what is not there yet:", ok, err)
 	}
 	apply(<-kept)
-	if db.Has(command.Locks, "x") {
+	if db.Has(engine.Locks, "x") {
 		t.Fatal("the lock is held for ever, and nobody knows")
 	}
 }

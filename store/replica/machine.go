@@ -8,10 +8,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"dkv/internal/command"
-	"dkv/maple"
+	"dkv/store/engine"
 
 	"github.com/cespare/xxhash/v2"
 	sm "github.com/lni/dragonboat/v4/statemachine"
@@ -37,12 +36,13 @@ const (
 // Dragonboat calls Update, PrepareSnapshot, RecoverFromSnapshot and Close one at
 // a time. mu is there for checksum, which is called beside them.
 type machine struct {
-	store *Store
-	mu    sync.Mutex // guards what is not atomic
+	store   *Store
+	factory engine.Factory
+	mu      sync.Mutex // guards what is not atomic
 
 	// db is replaced as a whole when a snapshot is recovered, so that readers
 	// beside Update see either state and no mixture.
-	db       atomic.Pointer[maple.DB]
+	db       atomic.Pointer[state]
 	ticks    uint64 // ticks that counted
 	sessions sessions
 
@@ -51,11 +51,14 @@ type machine struct {
 	entry command.Entry // reused
 }
 
+// state is the engine that holds the state now.
+type state struct{ engine.Engine }
+
 var _ sm.IConcurrentStateMachine = (*machine)(nil)
 
-func newMachine(s *Store) *machine {
-	m := &machine{store: s, sessions: make(sessions)}
-	m.db.Store(maple.New(maple.Options{}))
+func newMachine(s *Store, f engine.Factory) *machine {
+	m := &machine{store: s, factory: f, sessions: make(sessions)}
+	m.db.Store(&state{f.New(engine.Options{})})
 	return m
 }
 
@@ -88,21 +91,22 @@ func (m *machine) apply(cmd []byte) sm.Result {
 		m.store.ticker.wanted() // a member has started, see batcher.start
 	}
 	results, ok := m.sessions.apply(db, b)
-	db.Reap(reapPerBatch)
+	// A batch may leave as many deadlines behind as it has operations.
+	db.Reap(reapPerBatch + len(b.Ops))
 	if b.Member == m.store.member && b.Incarnation == m.store.incarnation {
 		m.store.batcher.applied(b.Slot, b.Seq, results, ok)
 	}
 	return sm.Result{}
 }
 
-func (m *machine) applyTick(db *maple.DB, t command.Tick) {
+func (m *machine) applyTick(db engine.Engine, t command.Tick) {
 	if t.Prev != m.ticks {
 		return // another tick came first: the time that this one measured is in it
 	}
 	m.ticks++
 	db.Tick(t.Elapsed, t.Lag)
 	db.Reap(reapPerTick)
-	m.store.ticker.counted(m.ticks, t.Nonce, time.Duration(db.Now()))
+	m.store.ticker.counted(m.ticks, t.Nonce, db.Now())
 }
 
 // Lookup is not used: readers take the DB after a read barrier.
@@ -113,7 +117,7 @@ func (m *machine) Close() error { return nil }
 
 // frozen is the state at one index.
 type frozen struct {
-	view     *maple.View
+	view     engine.View
 	ticks    uint64
 	sessions sessions
 	applied  uint64
@@ -124,6 +128,13 @@ func (m *machine) PrepareSnapshot() (any, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.freezeLocked(), nil
+}
+
+// view opens a view of the state after a whole log entry.
+func (m *machine) view() engine.View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.db.Load().View()
 }
 
 func (m *machine) freezeLocked() *frozen {
@@ -176,7 +187,7 @@ func (m *machine) SaveSnapshot(state any, w io.Writer, _ sm.ISnapshotFileCollect
 // RecoverFromSnapshot replaces the state by a saved one. If that is damaged, the
 // error ends the process, as Dragonboat has it: the member has lost its data.
 func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-chan struct{}) error {
-	f, db, err := load(stoppable{r: r, stop: stop})
+	f, db, err := load(stoppable{r: r, stop: stop}, m.factory)
 	if err != nil {
 		select {
 		case <-stop:
@@ -189,7 +200,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-c
 	m.ticks = f.ticks
 	m.sessions = f.sessions
 	m.applied.Store(f.applied)
-	m.db.Store(db)
+	m.db.Store(&state{db})
 	m.store.ticker.recovered(m)
 	m.mu.Unlock()
 	m.store.log.Info("state recovered from a snapshot", "index", f.applied, "revision", db.Revision())

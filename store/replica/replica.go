@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"dkv/internal/ops"
 	"dkv/maple"
 	"dkv/store"
+	"dkv/store/engine"
 
 	"github.com/lni/dragonboat/v4/config"
 	sm "github.com/lni/dragonboat/v4/statemachine"
@@ -42,6 +44,14 @@ type Options struct {
 
 	// Clock measures deadlines. Default: the system's monotonic clock.
 	Clock store.Clock
+
+	// Engine makes what holds the state. All members must use the same.
+	// Default: Maple.
+	Engine engine.Factory
+
+	// MaxBytes is the Size of store.Info beyond which this member's operations
+	// do not take the store: they fail with store.ErrFull. Default: no limit.
+	MaxBytes int64
 
 	// SnapshotBytes is how much is written to the log before the state is
 	// saved and the log cut short; more if the state is larger than that.
@@ -129,8 +139,9 @@ func Open(opts Options) (*Store, error) {
 
 // init makes the parts ready to be called by the state machine.
 func (s *Store) init(opts Options) {
-	s.machine = newMachine(s)
+	s.machine = newMachine(s, opts.Engine)
 	s.batcher.init(s.member, s.incarnation)
+	s.batcher.limit = opts.MaxBytes
 	s.barriers.init()
 	s.ticker.init(opts.Clock)
 	every := opts.SnapshotBytes
@@ -173,6 +184,9 @@ func (o *Options) setDefaults() error {
 	if o.Clock == nil {
 		o.Clock = clock.System{}
 	}
+	if o.Engine.New == nil {
+		o.Engine = maple.Factory
+	}
 	if o.SnapshotBytes == 0 {
 		o.SnapshotBytes = 64 << 20
 	}
@@ -189,6 +203,9 @@ func (o *Options) validate() error {
 	}
 	if o.SnapshotBytes < 0 {
 		fault("SnapshotBytes is negative")
+	}
+	if o.MaxBytes < 0 {
+		fault("MaxBytes is negative")
 	}
 	if len(o.Members) > 0 {
 		if o.Node == "" {
@@ -249,11 +266,11 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	value, ok := db.Get(command.Keys, key)
+	value, ok := db.Get(engine.Keys, key)
 	if !ok {
 		return nil, false, nil
 	}
-	return append(make([]byte, 0, len(value)), value...), true, nil
+	return ops.Clone(value), true, nil
 }
 
 // GetEntry implements store.Store.
@@ -262,7 +279,8 @@ func (s *Store) GetEntry(ctx context.Context, key string) (store.Entry, bool, er
 	if err != nil {
 		return store.Entry{}, false, err
 	}
-	e, ok := db.Entry(key)
+	e, ok := db.Entry(engine.Keys, key)
+	e.Value = ops.Clone(e.Value)
 	return e, ok, nil
 }
 
@@ -272,11 +290,21 @@ func (s *Store) Has(ctx context.Context, key string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return db.Has(command.Keys, key), nil
+	return db.Has(engine.Keys, key), nil
+}
+
+// Scan implements store.Store.
+func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+	return ops.Scan(ctx, r, func() (engine.View, error) {
+		if err := s.barriers.wait(ctx); err != nil {
+			return nil, err
+		}
+		return s.machine.view(), nil
+	})
 }
 
 // read returns the state for a linearizable read of key.
-func (s *Store) read(ctx context.Context, key string) (*maple.DB, error) {
+func (s *Store) read(ctx context.Context, key string) (engine.Engine, error) {
 	if err := ops.CheckRead(ctx, key); err != nil {
 		return nil, err
 	}

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 
 	"dkv/internal/block"
 	"dkv/internal/command"
 	"dkv/internal/field"
-	"dkv/maple"
+	"dkv/store/engine"
 )
 
 // sessions are the part of the state that keeps a batch from being applied
@@ -38,12 +39,12 @@ type session struct {
 type slotState struct {
 	seq     uint64 // 0: no batch yet
 	low     uint64 // batches with a lower Seq are refused
-	results []command.Result
+	results []engine.Result
 }
 
 // apply applies a batch unless it has been applied before, and returns its
 // results in the order of its operations. ok is false if it is refused.
-func (s sessions) apply(db *maple.DB, b *command.Batch) (results []command.Result, ok bool) {
+func (s sessions) apply(db engine.Engine, b *command.Batch) (results []engine.Result, ok bool) {
 	ses := s[b.Member]
 	if ses == nil || ses.incarnation < b.Incarnation {
 		ses = &session{incarnation: b.Incarnation}
@@ -55,9 +56,9 @@ func (s sessions) apply(db *maple.DB, b *command.Batch) (results []command.Resul
 	}
 	if b.Seq > slot.seq {
 		slot.seq = b.Seq
-		slot.results = make([]command.Result, len(b.Ops))
+		slot.results = make([]engine.Result, len(b.Ops))
 		for i := range b.Ops {
-			slot.results[i] = db.Apply(&b.Ops[i])
+			slot.results[i] = db.Apply(&b.Ops[i], b.Limit)
 		}
 	}
 	for i, low := range b.Low {
@@ -79,7 +80,7 @@ func (s sessions) clone() sessions {
 // A snapshot is a header, a block for each session, and the engine's state.
 const (
 	snapshotMagic   = "dkv replica"
-	snapshotVersion = 1
+	snapshotVersion = 2
 )
 
 func (f *frozen) save(w io.Writer) error {
@@ -113,17 +114,34 @@ func (ses *session) append(b []byte, member uint64) []byte {
 		b = binary.AppendUvarint(b, slot.low)
 		b = binary.AppendUvarint(b, uint64(len(slot.results)))
 		for _, r := range slot.results {
-			// A change has a revision above 0, so 0 says that there was none.
-			b = binary.AppendUvarint(b, r.Revision)
+			b = binary.AppendUvarint(b, outcome(r))
 		}
 	}
 	return b
 }
 
+// A result is written as one number. A change has a revision above 0, so 0 says
+// that there was none; no revision is ever so high as to be resultFull.
+const resultFull = math.MaxUint64
+
+func outcome(r engine.Result) uint64 {
+	if r.Full {
+		return resultFull
+	}
+	return r.Revision
+}
+
+func resultOf(outcome uint64) engine.Result {
+	if outcome == resultFull {
+		return engine.Result{Full: true}
+	}
+	return engine.Result{Done: outcome != 0, Revision: outcome}
+}
+
 var errForeignSnapshot = errors.New("not a snapshot of a replica")
 
 // load reads what save wrote, but for the view.
-func load(r io.Reader) (*frozen, *maple.DB, error) {
+func load(r io.Reader, factory engine.Factory) (*frozen, engine.Engine, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	blocks := block.NewReader(br)
 	b, err := next(blocks)
@@ -153,7 +171,7 @@ func load(r io.Reader) (*frozen, *maple.DB, error) {
 		}
 		f.sessions[member] = ses
 	}
-	db, err := maple.Load(br, maple.Options{})
+	db, err := factory.Load(br, engine.Options{})
 	return f, db, err
 }
 
@@ -178,8 +196,7 @@ func readSession(b []byte) (member uint64, ses *session, ok bool) {
 			return 0, nil, false
 		}
 		for range n {
-			revision := u.Uvarint()
-			slot.results = append(slot.results, command.Result{Done: revision != 0, Revision: revision})
+			slot.results = append(slot.results, resultOf(u.Uvarint()))
 		}
 	}
 	return member, ses, u.Complete()

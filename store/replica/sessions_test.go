@@ -11,6 +11,7 @@ import (
 	"dkv/internal/block"
 	"dkv/internal/command"
 	"dkv/maple"
+	"dkv/store/engine"
 
 	"pgregory.net/rapid"
 )
@@ -18,14 +19,14 @@ import (
 // naive remembers every batch that it ever applied, and what came of it.
 type naive struct {
 	newest  map[uint64]uint64 // incarnation by member
-	applied map[batchID][]command.Result
+	applied map[batchID][]engine.Result
 	given   map[batchID]bool // given up by its proposer
-	db      *maple.DB
+	db      engine.Engine
 }
 
 type batchID struct{ member, incarnation, slot, seq uint64 }
 
-func (n *naive) apply(b *command.Batch) (results []command.Result, ok bool) {
+func (n *naive) apply(b *command.Batch) (results []engine.Result, ok bool) {
 	id := batchID{b.Member, b.Incarnation, b.Slot, b.Seq}
 	if b.Incarnation < n.newest[b.Member] {
 		return nil, false
@@ -48,7 +49,7 @@ func (n *naive) apply(b *command.Batch) (results []command.Result, ok bool) {
 		return results, true
 	}
 	for i := range b.Ops {
-		results = append(results, n.db.Apply(&b.Ops[i]))
+		results = append(results, n.db.Apply(&b.Ops[i], b.Limit))
 	}
 	n.applied[id] = results
 	return results, true
@@ -57,12 +58,12 @@ func (n *naive) apply(b *command.Batch) (results []command.Result, ok bool) {
 func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
 	var again, refused, loads int
 	checkMany(t, func(t *rapid.T) {
-		db, ses := maple.New(maple.Options{}), make(sessions)
+		db, ses := maple.Factory.New(engine.Options{}), make(sessions)
 		twin := &naive{
 			newest:  make(map[uint64]uint64),
-			applied: make(map[batchID][]command.Result),
+			applied: make(map[batchID][]engine.Result),
 			given:   make(map[batchID]bool),
-			db:      maple.New(maple.Options{}),
+			db:      maple.New(engine.Options{}),
 		}
 		for range rapid.IntRange(1, 60).Draw(t, "batches") {
 			if rapid.IntRange(0, 9).Draw(t, "what") == 0 {
@@ -77,11 +78,12 @@ func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
 				Slot:        rapid.Uint64Range(0, 1).Draw(t, "slot"),
 				Seq:         rapid.Uint64Range(1, 6).Draw(t, "seq"),
 			}
+			b.Limit = rapid.SampledFrom([]int64{0, 1, 1 << 20}).Draw(t, "limit")
 			b.Low[b.Slot] = b.Seq
 			b.Low[1-b.Slot] = rapid.Uint64Range(0, 4).Draw(t, "low")
 			for range rapid.IntRange(0, 3).Draw(t, "operations") {
-				b.Ops = append(b.Ops, command.Op{
-					Kind: rapid.SampledFrom([]command.Kind{command.Set, command.SetIfUnset, command.Delete}).Draw(t, "kind"),
+				b.Ops = append(b.Ops, engine.Op{
+					Kind: rapid.SampledFrom([]engine.Kind{engine.Set, engine.SetIfUnset, engine.Delete}).Draw(t, "kind"),
 					Key:  fmt.Sprint(rapid.IntRange(0, 2).Draw(t, "key")),
 				})
 			}
@@ -134,7 +136,7 @@ type fataler interface {
 }
 
 // reload saves f and loads it again; the two must be equal.
-func reload(t fataler, f *frozen) (*frozen, *maple.DB) {
+func reload(t fataler, f *frozen) (*frozen, engine.Engine) {
 	t.Helper()
 	var saved bytes.Buffer
 	if err := f.save(&saved); err != nil {
@@ -142,7 +144,7 @@ func reload(t fataler, f *frozen) (*frozen, *maple.DB) {
 	}
 	sum := f.view.Checksum()
 	f.view.Release()
-	again, db, err := load(&saved)
+	again, db, err := load(&saved, maple.Factory)
 	if err != nil {
 		t.Fatalf("what was saved is not accepted: %v", err)
 	}
@@ -171,7 +173,7 @@ func equalSessions(a, b sessions) bool {
 
 // sampleSnapshots are of states of all sorts.
 func sampleSnapshots(t fataler) (samples [][]byte) {
-	db, ses := maple.New(maple.Options{}), make(sessions)
+	db, ses := maple.Factory.New(engine.Options{}), make(sessions)
 	sample := func() {
 		f := &frozen{view: db.View(), sessions: ses, applied: 77, ticks: 3}
 		defer f.view.Release()
@@ -186,10 +188,10 @@ func sampleSnapshots(t fataler) (samples [][]byte) {
 		b := &command.Batch{Member: 1 + n%2, Incarnation: 1, Slot: n / 2, Seq: 1 + n}
 		for i := range 5 {
 			b.Ops = append(b.Ops,
-				command.Op{Kind: command.Set, Key: fmt.Sprint(n, i), Value: []byte("value"), DeleteIn: 100},
-				command.Op{Kind: command.SetIfUnset, Space: command.Locks, Key: fmt.Sprint(i), Value: []byte("id"), ExpireIn: 7},
-				command.Op{Kind: command.Delete, Key: "none"},
-				command.Op{Kind: command.Expire, Key: fmt.Sprint(n, 1)})
+				engine.Op{Kind: engine.Set, Key: fmt.Sprint(n, i), Value: []byte("value"), DeleteIn: 100},
+				engine.Op{Kind: engine.SetIfUnset, Space: engine.Locks, Key: fmt.Sprint(i), Value: []byte("id"), ExpireIn: 7},
+				engine.Op{Kind: engine.Delete, Key: "none"},
+				engine.Op{Kind: engine.Expire, Key: fmt.Sprint(n, 1)})
 		}
 		ses.apply(db, b)
 		db.Tick(50, 20)
@@ -201,18 +203,18 @@ func sampleSnapshots(t fataler) (samples [][]byte) {
 func TestSnapshotThatWasCutOrDamagedIsRefused(t *testing.T) {
 	samples := sampleSnapshots(t)
 	good := samples[len(samples)-1]
-	if _, _, err := load(bytes.NewReader(good)); err != nil {
+	if _, _, err := load(bytes.NewReader(good), maple.Factory); err != nil {
 		t.Fatal(err)
 	}
 	for cut := range good {
-		if _, _, err := load(bytes.NewReader(good[:cut])); !errors.Is(err, block.ErrCorrupt) {
+		if _, _, err := load(bytes.NewReader(good[:cut]), maple.Factory); !errors.Is(err, block.ErrCorrupt) {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
 	}
 	for i := range good {
 		bad := bytes.Clone(good)
 		bad[i] ^= 1 << (i % 8)
-		if _, _, err := load(bytes.NewReader(bad)); !errors.Is(err, block.ErrCorrupt) {
+		if _, _, err := load(bytes.NewReader(bad), maple.Factory); !errors.Is(err, block.ErrCorrupt) {
 			t.Fatalf("damaged at %d: %v", i, err)
 		}
 	}
@@ -247,7 +249,7 @@ func FuzzLoad(f *testing.F) {
 				w.Write(payload)
 			}
 		}
-		loaded, db, err := load(&stream)
+		loaded, db, err := load(&stream, maple.Factory)
 		if err != nil {
 			return
 		}
@@ -262,7 +264,7 @@ func FuzzLoadBytes(f *testing.F) {
 		f.Add(sample)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		loaded, db, err := load(bytes.NewReader(b))
+		loaded, db, err := load(bytes.NewReader(b), maple.Factory)
 		if (err == nil) != (db != nil && !reflect.ValueOf(db).IsNil()) {
 			t.Fatalf("%v, %v", db, err)
 		}

@@ -119,7 +119,7 @@ func (t *ticker) wanted() {
 
 // recovered is called by the state machine after it was replaced by a snapshot.
 func (t *ticker) recovered(m *machine) {
-	t.counted(m.ticks, 0, time.Duration(m.db.Load().Now()))
+	t.counted(m.ticks, 0, m.db.Load().Now())
 	t.applied(m)
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"dkv/internal/command"
+	"dkv/maple"
+	"dkv/store/engine"
 
 	sm "github.com/lni/dragonboat/v4/statemachine"
 	"pgregory.net/rapid"
@@ -49,7 +51,7 @@ type simWrite struct {
 
 func (s *simulated) start(offset time.Duration) *simMember {
 	m := &simMember{Store: &Store{member: 1 << 40, log: slog.New(slog.DiscardHandler)}}
-	m.machine = newMachine(m.Store)
+	m.machine = newMachine(m.Store, maple.Factory)
 	m.ticker.init(hands{&s.real, offset})
 	m.ticker.propose = func(t command.Tick, _ <-chan struct{}) { s.pending = append(s.pending, command.AppendTick(nil, t)) }
 	m.snapshotter.init(1<<60, 0)
@@ -80,7 +82,7 @@ func (s *simulated) write(expireIn, deleteIn time.Duration) {
 	s.writes = append(s.writes, w)
 	// Each is of a member of its own, so that they may overtake each other.
 	entry := command.AppendBatchHeader(nil, command.Batch{Member: uint64(n), Incarnation: 1, Seq: 1}, 1)
-	entry = command.AppendOp(entry, &command.Op{Kind: command.Set, Key: w.key, Value: []byte("v"), ExpireIn: expireIn, DeleteIn: deleteIn})
+	entry = command.AppendOp(entry, &engine.Op{Kind: engine.Set, Key: w.key, Value: []byte("v"), ExpireIn: expireIn, DeleteIn: deleteIn})
 	s.pending = append(s.pending, entry)
 }
 
@@ -99,13 +101,13 @@ func (s *simulated) early(m *simMember) (ended int, fault string) {
 		if !in[uint64(i+1)] {
 			continue
 		}
-		if _, ok := db.Get(command.Keys, w.key); !ok {
+		if _, ok := db.Get(engine.Keys, w.key); !ok {
 			ended++
 			if s.real < w.began+min(w.expireIn, w.deleteIn) {
 				return ended, fmt.Sprintf("key %s of %v expired after %v", w.key, w.expireIn, s.real-w.began)
 			}
 		}
-		if !db.Has(command.Keys, w.key) && s.real < w.began+w.deleteIn {
+		if !db.Has(engine.Keys, w.key) && s.real < w.began+w.deleteIn {
 			return ended, fmt.Sprintf("key %s of %v was deleted after %v", w.key, w.deleteIn, s.real-w.began)
 		}
 	}
@@ -296,7 +298,7 @@ func TestDeadlinesAreLateByNoMoreThanTheBound(t *testing.T) {
 		late := func() {
 			db := m.machine.db.Load()
 			for _, w := range s.writes {
-				if _, ok := db.Get(command.Keys, w.key); ok {
+				if _, ok := db.Get(engine.Keys, w.key); ok {
 					over := s.real - w.began - w.expireIn
 					worst = max(worst, over)
 					if over > 100*time.Millisecond+w.expireIn/100 {
@@ -329,7 +331,7 @@ func TestDeadlinesAreLateByNoMoreThanTheBound(t *testing.T) {
 		until(s.real + 40*time.Second)
 		db := m.machine.db.Load()
 		for _, w := range s.writes {
-			if _, ok := db.Get(command.Keys, w.key); ok {
+			if _, ok := db.Get(engine.Keys, w.key); ok {
 				t.Fatalf("key %s of %v never expired", w.key, w.expireIn)
 			}
 		}
@@ -359,7 +361,7 @@ func TestTickAfterATickThatDidNotCountMeasuresNothingTwice(t *testing.T) {
 	s.members[0].ticker.tick(nil)
 	s.members[1].ticker.tick(nil)
 	all()
-	if now := s.members[0].machine.db.Load().Now(); now != int64(9*time.Second) {
+	if now := s.members[0].machine.db.Load().Now(); now != 9*time.Second {
 		t.Errorf("the clock moved by %v in 9 s", time.Duration(now))
 	}
 	if _, fault := s.early(s.members[0]); fault != "" {
@@ -383,7 +385,7 @@ func TestTickOfAnotherIsNotTakenForTheOwnOneUnderWay(t *testing.T) {
 	s.members[0].ticker.tick(nil)
 	s.log, s.pending = append(s.log, s.pending...), nil
 	s.apply(t, s.members[0], 1)
-	if now := s.members[0].machine.db.Load().Now(); now != int64(5*time.Second) {
+	if now := s.members[0].machine.db.Load().Now(); now != 5*time.Second {
 		t.Errorf("the clock moved by %v in 5 s", time.Duration(now))
 	}
 }
@@ -393,7 +395,7 @@ func TestTickOfAnotherIsNotTakenForTheOwnOneUnderWay(t *testing.T) {
 func FuzzUpdateTakesAnyEntry(f *testing.F) {
 	tick := command.AppendTick(nil, command.Tick{Nonce: 1, Elapsed: 5, Lag: 2})
 	batch := command.AppendBatchHeader(nil, command.Batch{Member: 1, Incarnation: 1, Seq: 1}, 1)
-	batch = command.AppendOp(batch, &command.Op{Kind: command.Set, Key: "k", Value: []byte("v"), ExpireIn: 3, DeleteIn: 4})
+	batch = command.AppendOp(batch, &engine.Op{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 3, DeleteIn: 4})
 	f.Add(tick, batch)
 	f.Add(batch, tick)
 	f.Add([]byte{}, binary.AppendUvarint(bytes.Clone(tick), 1))

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"dkv/store"
@@ -18,6 +19,7 @@ type broken struct {
 	setEIfUnset func(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) (bool, error)
 	expire      func(ctx context.Context, key string) error
 	delete      func(ctx context.Context, key string) error
+	scan        func(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error]
 	info        func(ctx context.Context) (store.Info, error)
 	close       func() error
 }
@@ -26,7 +28,7 @@ type broken struct {
 func newBroken(m *member) *broken {
 	return &broken{
 		member: m, get: m.Get, entry: m.GetEntry, has: m.Has, set: m.Set, setE: m.SetE, setEIfUnset: m.SetEIfUnset,
-		expire: m.Expire, delete: m.Delete, info: m.Info, close: m.Close,
+		expire: m.Expire, delete: m.Delete, scan: m.Scan, info: m.Info, close: m.Close,
 	}
 }
 
@@ -54,6 +56,10 @@ func (b *broken) Expire(ctx context.Context, key string) error { return b.expire
 
 func (b *broken) Delete(ctx context.Context, key string) error { return b.delete(ctx, key) }
 
+func (b *broken) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+	return b.scan(ctx, r)
+}
+
 func (b *broken) Info(ctx context.Context) (store.Info, error) { return b.info(ctx) }
 
 func (b *broken) Close() error { return b.close() }
@@ -76,7 +82,89 @@ func (b *broken) onPut(f func(key *string, value *[]byte, expireIn, deleteIn *ti
 	}
 }
 
-// onKey has f change the key of every operation.
+// onRange has f change the range of every scan.
+func (b *broken) onRange(f func(r *store.Range)) {
+	m := b.member
+	b.scan = func(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+		f(&r)
+		return m.Scan(ctx, r)
+	}
+}
+
+// onEntries has f change what every scan is about to yield, or what At says.
+func (b *broken) onEntries(f func(r store.Range, all []store.Entry) []store.Entry) {
+	m := b.member
+	b.scan = func(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+		return func(yield func(store.Entry, error) bool) {
+			var all []store.Entry
+			for e, err := range m.Scan(ctx, r) {
+				if err != nil {
+					yield(store.Entry{}, err)
+					return
+				}
+				all = append(all, e)
+			}
+			for _, e := range f(r, all) {
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// onEntry has what begin returns at the beginning of every scan change each
+// entry when its turn comes, or leave it out.
+func (b *broken) onEntry(begin func(r store.Range) func(e *store.Entry) (keep bool)) {
+	m := b.member
+	b.scan = func(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+		return func(yield func(store.Entry, error) bool) {
+			f := begin(r)
+			for e, err := range m.Scan(ctx, r) {
+				if (err != nil || f(&e)) && !yield(e, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// inPages has every scan made of pages that have states of their own.
+func (b *broken) inPages(size int) {
+	m := b.member
+	b.scan = func(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+		return func(yield func(store.Entry, error) bool) {
+			page, left := r, r.Limit
+			page.Limit = size
+			var first store.Revision
+			for at := &first; ; at = new(store.Revision) {
+				n := 0
+				page.At = at
+				for e, err := range m.Scan(ctx, page) {
+					if r.At != nil {
+						*r.At = first
+					}
+					e.Revision = min(e.Revision, first) // not to be caught by that alone
+					left--
+					if !yield(e, err) || left == 0 {
+						return
+					}
+					n++
+					page.After = e.Key
+				}
+				if r.At != nil {
+					*r.At = first
+				}
+				if n < size {
+					return
+				}
+			}
+		}
+	}
+}
+
+// onKey has f change the key of every operation. A scan is taken for one that
+// looks for the key that is its prefix.
 func (b *broken) onKey(f func(key string) string) {
 	m := b.member
 	b.onPut(func(key *string, _ *[]byte, _, _ *time.Duration) { *key = f(*key) })
@@ -91,6 +179,20 @@ func (b *broken) onKey(f func(key string) string) {
 	b.has = func(ctx context.Context, key string) (bool, error) { return m.Has(ctx, f(key)) }
 	b.expire = func(ctx context.Context, key string) error { return m.Expire(ctx, f(key)) }
 	b.delete = func(ctx context.Context, key string) error { return m.Delete(ctx, f(key)) }
+	b.scan = func(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+		return func(yield func(store.Entry, error) bool) {
+			key := r.Prefix
+			r.Prefix = f(key)
+			for e, err := range m.Scan(ctx, r) {
+				if e.Key == r.Prefix {
+					e.Key = key
+				}
+				if !yield(e, err) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // update carries out f on one item, nil if there is none, as an operation does.

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -173,6 +174,43 @@ var memberBugs = []bug{
 			b.info = func(ctx context.Context) (info store.Info, err error) {
 				info, err = b.member.Info(ctx)
 				info.Mode = ""
+				return info, err
+			}
+		},
+	},
+	{
+		name:     "SizeNeverFalls",
+		caughtBy: []string{"SizeFollowsWhatIsThere"},
+		plant: func(b *broken) {
+			var most atomic.Int64
+			b.info = func(ctx context.Context) (store.Info, error) {
+				info, err := b.member.Info(ctx)
+				for old := most.Load(); old < info.Size && !most.CompareAndSwap(old, info.Size); old = most.Load() {
+				}
+				info.Size = most.Load()
+				return info, err
+			}
+		},
+	},
+	{
+		name:     "SizeLeavesOutValues",
+		caughtBy: []string{"SizeFollowsWhatIsThere"},
+		plant: func(b *broken) {
+			b.info = func(ctx context.Context) (store.Info, error) {
+				info, err := b.member.Info(ctx)
+				info.Size = 100 * info.Keys
+				return info, err
+			}
+		},
+	},
+	{
+		name:     "EachMemberReckonsItsOwnSize",
+		caughtBy: []string{"SizeFollowsWhatIsThere"},
+		plant: func(b *broken) {
+			own := rand.Int64N(1000)
+			b.info = func(ctx context.Context) (store.Info, error) {
+				info, err := b.member.Info(ctx)
+				info.Size += own
 				return info, err
 			}
 		},

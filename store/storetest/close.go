@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,8 @@ const closing = time.Minute
 // nothing but that.
 var closeChecks = []check{
 	{"CloseEndsOperationsUnderWay", func(s *session) {
+		scanned := []string{s.key("scan-1"), s.key("scan-2"), s.key("scan-3")}
+		s.fill(scanned)
 		const callers = 4 // on each member
 		var all sync.WaitGroup
 		var rounds atomic.Int64
@@ -36,15 +39,31 @@ var closeChecks = []check{
 			})
 		}
 		s.eventually("all callers are under way", func() bool { return rounds.Load() > int64(3*len(errs)) })
-		// One after the other: the last one closes without a quorum.
-		s.close()
+		// One after the other: the last one closes without a quorum. Loops over
+		// scans are their callers', and Close does not wait for them.
+		closed := false
+		lists, scans := s.everywhere(store.Range{Prefix: s.key("scan")}, func() {
+			closed = true
+			s.close()
+		})
+		if !closed { // no scan has yielded anything
+			s.close()
+		}
 		s.within("operations under way", all.Wait)
 		s.must(errors.Join(errs...))
+		for i, all := range lists {
+			what := fmt.Sprintf("member %d: a scan while Close is called", i)
+			if err := scans[i]; err == nil {
+				s.sameKeys(what, keysOf(all), scanned)
+			} else if !closed || store.KindOf(err) != store.KindClosed {
+				s.Fatalf("%s: %v", what, err)
+			}
+		}
 	}},
 	{"ClosedStoreRefusesEveryOperation", func(s *session) {
 		s.close()
 		s.refuse(s.ctx, calls(s.key("a"), []byte("value"), time.Hour, time.Hour), store.ErrClosed, store.KindClosed)
-		s.refuse(s.ctx, []call{info()}, store.ErrClosed, store.KindClosed)
+		s.refuse(s.ctx, []call{info(), scan(store.Range{}), scan(store.Range{Prefix: s.key("a"), Limit: 1})}, store.ErrClosed, store.KindClosed)
 		s.refuse(context.Background(), calls(s.key("a"), nil, 0, 0), store.ErrClosed, store.KindClosed)
 	}},
 	{"CloseMayBeCalledAgain", func(s *session) {
@@ -57,14 +76,18 @@ var closeChecks = []check{
 // untilClosed calls every operation once and tells whether Close ended one. A
 // write may then be of unknown outcome, a read has none.
 func untilClosed(ctx context.Context, st store.Store, key string) (ended bool, err error) {
-	all := calls(key, []byte("value"), time.Hour, 0)
+	write := writes(key, []byte("value"), time.Hour, 0)
+	all := append(slices.Clone(write), reads(key)...)
+	all = append(all, call{"Scan", func(ctx context.Context, st store.Store) error {
+		_, _, err := collect(ctx, st, store.Range{Prefix: key}, nil)
+		return err
+	}})
 	for i, c := range all {
 		err := c.do(ctx, st)
 		kind := store.KindOf(err)
-		write := i < len(all)-len(reads(key))
 		switch {
 		case err == nil:
-		case kind == store.KindClosed, kind == store.KindUnknown && write:
+		case kind == store.KindClosed, kind == store.KindUnknown && i < len(write):
 			return true, nil
 		default:
 			return false, fmt.Errorf("%s while Close is called: %w (kind: %v)", c.name, err, kind)

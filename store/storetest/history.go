@@ -37,24 +37,24 @@ const (
 var historyChecks = []check{
 	{"HistoryOfConcurrentOperationsIsLinearizable", func(s *session) {
 		s.history(plan{
-			kinds: []opKind{opGet, opGet, opHas, opEntry, opSet, opSet, opSetEIfUnset, opSetEIfUnset, opDelete, opDelete, opExpire},
+			kinds: []opKind{opGet, opGet, opHas, opEntry, opScan, opSet, opSet, opSetEIfUnset, opSetEIfUnset, opDelete, opDelete, opExpire},
 			spans: []span{{}, {time.Hour, time.Hour}},
 		})
 	}},
 	{"HistoryOfReadsAndSetsIsLinearizable", func(s *session) {
-		s.history(plan{kinds: []opKind{opGet, opGet, opEntry, opSet}, think: time.Millisecond})
+		s.history(plan{kinds: []opKind{opGet, opGet, opEntry, opScan, opSet, opSet}, think: time.Millisecond})
 	}},
 	{"HistoryWithDeadlinesIsLinearizableAndNeverEarly", func(s *session) {
 		const ms = time.Millisecond
 		s.history(plan{
-			kinds: []opKind{opGet, opGet, opHas, opHas, opEntry, opEntry, opSetE, opSetE, opSetEIfUnset, opSetEIfUnset, opSet, opDelete, opExpire},
+			kinds: []opKind{opGet, opGet, opHas, opHas, opEntry, opEntry, opScan, opScan, opSetE, opSetE, opSetEIfUnset, opSetEIfUnset, opSet, opDelete, opExpire},
 			spans: []span{{5 * ms, 0}, {0, 10 * ms}, {10 * ms, 30 * ms}, {20 * ms, 20 * ms}, {40 * ms, 15 * ms}, {}},
 			think: 8 * ms,
 		})
 	}},
 	{"ImpatientCallersAreToldTheTruth", func(s *session) {
 		s.history(plan{
-			kinds:     []opKind{opGet, opHas, opEntry, opSet, opSetEIfUnset, opDelete, opExpire},
+			kinds:     []opKind{opGet, opHas, opEntry, opScan, opSet, opSetEIfUnset, opDelete, opExpire},
 			spans:     []span{{}, {time.Hour, time.Hour}},
 			impatient: 10,
 		})
@@ -99,7 +99,7 @@ func (s *session) history(p plan) {
 		busy += time.Since(begin)
 		for _, r := range keys {
 			for client, st := range s.stores {
-				for _, kind := range []opKind{opEntry, opGet, opHas} {
+				for _, kind := range []opKind{opEntry, opScan, opGet, opHas} {
 					s.must(s.record(r, client, st, input{kind: kind}, nil))
 				}
 			}
@@ -179,9 +179,13 @@ func (in input) do(ctx context.Context, st store.Store, key string) (out output,
 	case opGet:
 		value, out.ok, err = st.Get(ctx, key)
 		out.value = string(value)
-	case opEntry:
+	case opEntry, opScan:
 		var e store.Entry
-		e, out.ok, err = st.GetEntry(ctx, key)
+		if in.kind == opEntry {
+			e, out.ok, err = st.GetEntry(ctx, key)
+		} else {
+			e, out.ok, err = scanOne(ctx, st, key)
+		}
 		if err == nil {
 			err = checkEntry(key, e, out.ok)
 		}

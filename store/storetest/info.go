@@ -1,7 +1,9 @@
 package storetest
 
 import (
+	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +102,25 @@ var infoChecks = []check{
 		})
 		s.holds(0, 0)
 	}},
+	{"SizeFollowsWhatIsThere", func(s *session) {
+		// How it is reckoned is the engine's affair.
+		a, b := s.key("a"), s.key("b")
+		empty := s.size("nothing", 0, math.MaxInt64)
+		s.set(a, "one")
+		one := s.size("one key", empty+int64(len(a))+3, math.MaxInt64)
+		s.set(a, strings.Repeat("one", 10_000))
+		large := s.size("a large value", one+20_000, math.MaxInt64)
+		s.set(a, "one")
+		s.size("the small value again", one, one)
+		s.setE(b, strings.Repeat("two", 10_000), time.Hour, 2*time.Hour)
+		two := s.size("two keys", large+1, math.MaxInt64)
+		s.expire(b)
+		s.size("two keys, one of them expired", one+int64(len(b)), two-20_000)
+		s.delete(b)
+		s.size("one key again", one, one)
+		s.delete(a)
+		s.size("nothing again", empty, empty)
+	}},
 	{"RevisionOfInfoReachesEachChangeAndNeverFalls", func(s *session) {
 		var stop atomic.Bool
 		var watching sync.WaitGroup
@@ -135,6 +156,25 @@ var infoChecks = []check{
 			s.eventually("Info shows the revision of a deletion", func() bool { return s.on(i).info().Revision == r+1 })
 		}
 	}},
+}
+
+// size ends the check unless all members soon show the same Size, no less than
+// least and no more than most, and returns it.
+func (s *session) size(what string, least, most int64) int64 {
+	s.Helper()
+	sizes := make([]int64, len(s.stores))
+	for begin := time.Now(); ; time.Sleep(pause) {
+		for i := range sizes {
+			sizes[i] = s.on(i).info().Size
+		}
+		low, high := slices.Min(sizes), slices.Max(sizes)
+		if low == high && low >= least && high <= most {
+			return low
+		}
+		if time.Since(begin) > s.late {
+			s.Fatalf("with %s the members show the sizes %d; want the same, from %d to %d", what, sizes, least, most)
+		}
+	}
 }
 
 // holds ends the check unless each member soon shows that many keys and bytes.

@@ -16,6 +16,7 @@ type opKind uint8
 const (
 	opGet opKind = iota
 	opEntry
+	opScan
 	opHas
 	opSet
 	opSetE
@@ -26,7 +27,7 @@ const (
 )
 
 func (k opKind) String() string {
-	return [...]string{"Get", "GetEntry", "Has", "Set", "SetE", "SetEIfUnset", "Expire", "Delete"}[k]
+	return [...]string{"Get", "GetEntry", "Scan", "Has", "Set", "SetE", "SetEIfUnset", "Expire", "Delete"}[k]
 }
 
 // input is one operation on the key that the history is of.
@@ -103,7 +104,7 @@ func (r register) step(in input, out output) (bool, register) {
 			return r.least <= expired, r
 		}
 		return r.may(deleted, out.ret), r.at(deleted)
-	case opEntry:
+	case opEntry, opScan:
 		switch {
 		case !out.ok:
 			return r.may(deleted, out.ret), r.at(deleted)
@@ -164,7 +165,7 @@ func describe(in input, out output) string {
 	switch in.kind {
 	case opGet, opHas, opSetEIfUnset:
 		s += fmt.Sprintf(" = %v %s", out.ok, out.value)
-	case opEntry:
+	case opEntry, opScan:
 		s += fmt.Sprintf(" = %v %s, revision %d, expired %v", out.ok, out.value, out.revision, out.expired)
 	}
 	if out.unknown {

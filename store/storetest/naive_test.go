@@ -5,8 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dkv/store"
@@ -18,8 +22,11 @@ type naive struct {
 	mu struct {
 		sync.Mutex
 		items    map[string]*item
+		locks    map[string]*item
 		revision store.Revision
+		next     time.Time // when to look for deadlines again; zero: there are none
 	}
+	views atomic.Int64
 }
 
 type item struct {
@@ -42,6 +49,7 @@ type member struct {
 func newNaive(n int) []*member {
 	db := new(naive)
 	db.mu.items = make(map[string]*item)
+	db.mu.locks = make(map[string]*item)
 	members := make([]*member, n)
 	for i := range members {
 		members[i] = &member{naive: db}
@@ -69,15 +77,43 @@ func (db *naive) do(f func(db *naive, now time.Time)) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	now := time.Now()
+	if passed(db.mu.next, now) {
+		db.carryOut(now)
+	}
+	f(db, now)
+}
+
+// carryOut carries out the deadlines that have come. It is called only when one
+// has, or checks with thousands of keys would take minutes.
+func (db *naive) carryOut(now time.Time) {
+	db.mu.next = time.Time{}
 	for key, it := range db.mu.items {
 		switch {
 		case passed(it.deletes, now):
 			db.remove(key)
 		case passed(it.expires, now):
 			db.lapse(key)
+		default:
+			db.await(it)
 		}
 	}
-	f(db, now)
+	for key, it := range db.mu.locks {
+		if passed(it.deletes, now) {
+			db.mu.revision++
+			delete(db.mu.locks, key)
+		} else {
+			db.await(it)
+		}
+	}
+}
+
+// await has the deadlines of it looked at in time.
+func (db *naive) await(it *item) {
+	for _, t := range []time.Time{it.expires, it.deletes} {
+		if !t.IsZero() && (db.mu.next.IsZero() || t.Before(db.mu.next)) {
+			db.mu.next = t
+		}
+	}
 }
 
 func passed(deadline, now time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
@@ -86,6 +122,7 @@ func (db *naive) put(key string, it *item) {
 	db.mu.revision++
 	it.revision = db.mu.revision
 	db.mu.items[key] = it
+	db.await(it)
 }
 
 func (db *naive) expire(key string) {
@@ -98,7 +135,9 @@ func (db *naive) expire(key string) {
 func (db *naive) lapse(key string) {
 	if it := db.mu.items[key]; !it.expired {
 		db.mu.revision++
-		db.mu.items[key] = &item{expired: true, deletes: it.deletes, revision: it.revision}
+		it = &item{expired: true, deletes: it.deletes, revision: it.revision}
+		db.mu.items[key] = it
+		db.await(it)
 	}
 }
 
@@ -121,18 +160,22 @@ func newItem(value []byte, now time.Time, expireIn, deleteIn time.Duration) *ite
 	return it
 }
 
+func (it *item) entry(key string, now time.Time) store.Entry {
+	e := store.Entry{Key: key, Value: append([]byte{}, it.value...), Revision: it.revision, Expired: it.expired}
+	if !it.expires.IsZero() {
+		e.ExpireIn = it.expires.Sub(now)
+	}
+	if !it.deletes.IsZero() {
+		e.DeleteIn = it.deletes.Sub(now)
+	}
+	return e
+}
+
 func (m *member) GetEntry(ctx context.Context, key string) (e store.Entry, ok bool, err error) {
 	err = m.do(ctx, store.CheckKey(key), func(db *naive, now time.Time) {
-		it := db.mu.items[key]
-		if ok = it != nil; !ok {
-			return
-		}
-		e = store.Entry{Key: key, Value: append([]byte{}, it.value...), Revision: it.revision, Expired: it.expired}
-		if !it.expires.IsZero() {
-			e.ExpireIn = it.expires.Sub(now)
-		}
-		if !it.deletes.IsZero() {
-			e.DeleteIn = it.deletes.Sub(now)
+		var it *item
+		if it, ok = db.mu.items[key]; ok {
+			e = it.entry(key, now)
 		}
 	})
 	return e, ok, err
@@ -178,11 +221,94 @@ func (m *member) Delete(ctx context.Context, key string) error {
 	return m.do(ctx, store.CheckKey(key), func(db *naive, _ time.Time) { db.remove(key) })
 }
 
+func (m *member) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		m.views.Add(1)
+		defer m.views.Add(-1)
+		all, at, err := m.state(ctx, r)
+		if err != nil {
+			yield(store.Entry{}, err)
+			return
+		}
+		if r.At != nil {
+			*r.At = at
+		}
+		if r.Reverse {
+			slices.Reverse(all)
+		}
+		if r.Limit > 0 {
+			all = all[:min(r.Limit, len(all))]
+		}
+		for _, e := range all {
+			if err := ctx.Err(); err != nil {
+				yield(store.Entry{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err))
+				return
+			}
+			if r.KeysOnly {
+				e.Value = nil
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// state returns what is in the range at this moment, in the order of keys
+// whatever r.Reverse and r.Limit are, and the revision of the moment.
+func (m *member) state(ctx context.Context, r store.Range) (all []store.Entry, at store.Revision, err error) {
+	err = m.do(ctx, r.Check(), func(db *naive, now time.Time) {
+		at = db.mu.revision
+		for key, it := range db.mu.items {
+			if within(r, key) {
+				all = append(all, it.entry(key, now))
+			}
+		}
+	})
+	slices.SortFunc(all, func(a, b store.Entry) int { return strings.Compare(a.Key, b.Key) })
+	return all, at, err
+}
+
+func (m *member) AcquireLock(ctx context.Context, key string, id []byte, ttl time.Duration) (token store.Revision, ok bool, err error) {
+	err = m.do(ctx, store.CheckWrite(key, id, 0, ttl), func(db *naive, now time.Time) {
+		if ok = db.mu.locks[key] == nil; ok {
+			db.mu.revision++
+			token = db.mu.revision
+			it := newItem(id, now, 0, ttl)
+			it.revision = token
+			db.mu.locks[key] = it
+			db.await(it)
+		}
+	})
+	return token, ok, err
+}
+
+func (m *member) ReleaseLock(ctx context.Context, key string, id []byte) (ok bool, err error) {
+	err = m.do(ctx, store.CheckWrite(key, id, 0, 0), func(db *naive, _ time.Time) {
+		it := db.mu.locks[key]
+		if ok = it != nil && bytes.Equal(it.value, id); ok {
+			db.mu.revision++
+			delete(db.mu.locks, key)
+		}
+	})
+	return ok, err
+}
+
 func (m *member) Info(ctx context.Context) (info store.Info, err error) {
 	err = m.do(ctx, nil, func(db *naive, _ time.Time) {
-		info = store.Info{Mode: "memory", Revision: db.mu.revision, Keys: int64(len(db.mu.items))}
+		info = store.Info{
+			Mode:     "memory",
+			Revision: db.mu.revision,
+			Keys:     int64(len(db.mu.items)),
+			Locks:    int64(len(db.mu.locks)),
+			Views:    int(db.views.Load()),
+		}
 		for key, it := range db.mu.items {
 			info.Bytes += int64(len(key) + len(it.value))
+		}
+		info.Size = info.Bytes + 100*info.Keys
+		for key, it := range db.mu.locks {
+			info.Size += int64(len(key) + len(it.value) + 100)
 		}
 	})
 	return info, err

@@ -77,6 +77,17 @@ func info() call {
 	}}
 }
 
+// scan returns the scan of a range, which is to yield nothing if it fails.
+func scan(r store.Range) call {
+	return call{showRange(r), func(ctx context.Context, st store.Store) error {
+		all, _, err := collect(ctx, st, r, nil)
+		if err != nil && len(all) > 0 {
+			return fmt.Errorf("it yields %d entries before the error %v", len(all), err)
+		}
+		return err
+	}}
+}
+
 // refuse ends the check unless every member fails each of the calls with an
 // error that is want and of that kind.
 func (s *session) refuse(ctx context.Context, calls []call, want error, kind store.Kind) {
@@ -164,7 +175,7 @@ func (s *session) notBegun(ctx context.Context, cause error) {
 		for _, key := range []string{s.key("live"), s.key("expired"), s.key("missing")} {
 			s.refuse(ctx, calls(key, []byte("too late"), time.Hour, time.Hour), cause, store.KindNotApplied)
 		}
-		s.refuse(ctx, []call{info()}, cause, store.KindNotApplied)
+		s.refuse(ctx, []call{info(), scan(store.Range{Prefix: s.prefix}), scan(store.Range{Prefix: s.key("missing")})}, cause, store.KindNotApplied)
 	}
 	if e := s.live(s.key("live"), "as it was"); e.Revision != live.Revision || e.ExpireIn != 0 || e.DeleteIn != 0 {
 		s.Fatalf("operations that were not applied changed %+v to %+v", live, e)

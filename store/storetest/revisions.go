@@ -56,7 +56,14 @@ var revisionChecks = []check{
 			{"Delete of a missing key", func() { s.delete(missing) }},
 			{"Expire of a missing key", func() { s.expire(missing) }},
 			{"refused SetEIfUnset", func() { s.setEIfUnset(a, "other", time.Hour, time.Hour) }},
-			{"a read", func() { s.get(a); s.has(a); s.entry(a); s.get(missing); s.info() }},
+			{"a read", func() {
+				s.get(a)
+				s.has(a)
+				s.entry(a)
+				s.get(missing)
+				s.info()
+				s.scan(store.Range{})
+			}},
 			{"bad input", func() {
 				refusals(a, missing, func(_ string, calls []call, want error) {
 					s.Helper()

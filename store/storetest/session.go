@@ -88,23 +88,24 @@ func (s *session) entry(key string) (store.Entry, bool) {
 	return e, ok
 }
 
-// checkEntry returns what is wrong with an entry, whatever is stored.
+// checkEntry returns what is wrong with the entry that was found for a key,
+// whatever is stored.
 func checkEntry(key string, e store.Entry, ok bool) error {
 	switch {
 	case !ok && (len(e.Value) != 0 || e.Revision != 0):
-		return fmt.Errorf("GetEntry(%s) finds nothing but returns %+v", show(key), e)
+		return fmt.Errorf("nothing is found for %s but %+v returned", show(key), e)
 	case !ok:
 		return nil
 	case e.Key != key:
-		return fmt.Errorf("GetEntry(%s) returns an entry with the key %s", show(key), show(e.Key))
+		return fmt.Errorf("the entry found for %s has the key %s", show(key), show(e.Key))
 	case e.Revision == 0:
-		return fmt.Errorf("GetEntry(%s) has no revision", show(key))
+		return fmt.Errorf("the entry of %s has no revision", show(key))
 	case e.Expired && len(e.Value) != 0:
-		return fmt.Errorf("GetEntry(%s) is expired and has the value %s", show(key), show(string(e.Value)))
+		return fmt.Errorf("the entry of %s is expired and has the value %s", show(key), show(string(e.Value)))
 	case e.Expired && e.ExpireIn != 0:
-		return fmt.Errorf("GetEntry(%s) is expired and expires in %v", show(key), e.ExpireIn)
+		return fmt.Errorf("the entry of %s is expired and expires in %v", show(key), e.ExpireIn)
 	case e.ExpireIn < 0 || e.DeleteIn < 0:
-		return fmt.Errorf("GetEntry(%s) has negative times left: %v, %v", show(key), e.ExpireIn, e.DeleteIn)
+		return fmt.Errorf("the entry of %s has negative times left: %v, %v", show(key), e.ExpireIn, e.DeleteIn)
 	}
 	return nil
 }
@@ -153,6 +154,22 @@ func (s *session) delete(key string) {
 	s.did(s.next().Delete(s.ctx, key), "Delete", key)
 }
 
+// scan returns what a scan of r yields, and the revision of its state.
+func (s *session) scan(r store.Range) ([]store.Entry, store.Revision) {
+	s.Helper()
+	all, at, err := collect(s.ctx, s.next(), r, nil)
+	s.must(err)
+	return all, at
+}
+
+// scanned is entry by way of a scan.
+func (s *session) scanned(key string) (store.Entry, bool) {
+	s.Helper()
+	e, ok, err := scanOne(s.ctx, s.next(), key)
+	s.must(err)
+	return e, ok
+}
+
 func (s *session) info() store.Info {
 	s.Helper()
 	info, err := s.next().Info(s.ctx)
@@ -175,6 +192,9 @@ func (s *session) live(key, value string) (last store.Entry) {
 		e, ok := m.entry(key)
 		if !ok || e.Expired || string(e.Value) != value {
 			s.Fatalf("member %d: GetEntry(%s) = %s, %v (expired: %v); want %s", i, show(key), show(string(e.Value)), ok, e.Expired, show(value))
+		}
+		if scanned, ok := m.scanned(key); !ok || !sameEntry(scanned, e) {
+			s.Fatalf("member %d: Scan yields %s, %v; GetEntry returns %s", i, showEntry(scanned), ok, showEntry(e))
 		}
 		if i > 0 && e.Revision != last.Revision {
 			s.Fatalf("member %d has %s at revision %d, another at %d", i, show(key), e.Revision, last.Revision)
@@ -199,6 +219,9 @@ func (s *session) expired(key string) (last store.Entry) {
 		if !ok || !e.Expired {
 			s.Fatalf("member %d: GetEntry(%s) = %+v, %v; want it found and expired", i, show(key), e, ok)
 		}
+		if scanned, ok := m.scanned(key); !ok || !sameEntry(scanned, e) {
+			s.Fatalf("member %d: Scan yields %s, %v; GetEntry returns %s", i, showEntry(scanned), ok, showEntry(e))
+		}
 		if i > 0 && e.Revision != last.Revision {
 			s.Fatalf("member %d has %s at revision %d, another at %d", i, show(key), e.Revision, last.Revision)
 		}
@@ -220,6 +243,9 @@ func (s *session) unset(key string) {
 		}
 		if e, ok := m.entry(key); ok {
 			s.Fatalf("member %d: GetEntry(%s) = %+v; want nothing", i, show(key), e)
+		}
+		if e, ok := m.scanned(key); ok {
+			s.Fatalf("member %d: Scan yields %s; want nothing", i, showEntry(e))
 		}
 	}
 }
@@ -244,4 +270,10 @@ func show(text string) string {
 		return fmt.Sprintf("%q", text)
 	}
 	return fmt.Sprintf("%q... (%d bytes)", text[:32], len(text))
+}
+
+// showEntry is show for an entry.
+func showEntry(e store.Entry) string {
+	return fmt.Sprintf("%s: %s (revision %d, expired %v, times left %v and %v)",
+		show(e.Key), show(string(e.Value)), e.Revision, e.Expired, e.ExpireIn, e.DeleteIn)
 }

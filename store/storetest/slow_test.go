@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -98,6 +99,16 @@ func (s *slow) Has(ctx context.Context, key string) (ok bool, err error) {
 		return err
 	})
 	return ok, err
+}
+
+func (s *slow) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		if err := s.read(ctx, func(context.Context) error { return nil }); err != nil {
+			yield(store.Entry{}, err)
+			return
+		}
+		s.member.Scan(ctx, r)(yield)
+	}
 }
 
 func (s *slow) Set(ctx context.Context, key string, value []byte) error {

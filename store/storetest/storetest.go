@@ -67,9 +67,9 @@ type group struct {
 
 func groups() []group {
 	return []group{
-		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks)},
+		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks, scanChecks, scanStateChecks, scanLoopChecks)},
 		{name: "Histories", checks: historyChecks},
-		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, walkChecks)},
+		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, wholeScanChecks, viewChecks, walkChecks)},
 		{name: "Closing", checks: closeChecks},
 	}
 }

@@ -2,7 +2,9 @@ package storetest
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +22,10 @@ type twinEntry struct {
 	expired          bool
 	expires, deletes bool // has such a deadline, an hour away
 	revision         store.Revision
+}
+
+func twinOf(e store.Entry) twinEntry {
+	return twinEntry{string(e.Value), e.Expired, e.ExpireIn > 0 && e.ExpireIn < 90*time.Minute, e.DeleteIn > 0, e.Revision}
 }
 
 var walkChecks = []check{
@@ -92,7 +98,7 @@ var walkChecks = []check{
 			if ok != there {
 				fail("GetEntry(%s) = %v; want %v", key, ok, there)
 			}
-			if got := (twinEntry{string(e.Value), e.Expired, e.ExpireIn > 0 && e.ExpireIn < 90*time.Minute, e.DeleteIn > 0, e.Revision}); got != want {
+			if got := twinOf(e); got != want {
 				fail("GetEntry(%s) = %+v; want %+v", key, got, want)
 			}
 			if v, ok := s.get(key); ok != (there && !want.expired) || string(v) != want.value {
@@ -100,6 +106,24 @@ var walkChecks = []check{
 			}
 			if ok := s.has(key); ok != there {
 				fail("Has(%s) = %v; want %v", key, ok, there)
+			}
+			if random.IntN(4) > 0 {
+				continue
+			}
+			reverse := random.IntN(2) == 0
+			all, at := s.scan(store.Range{Reverse: reverse})
+			if at != twin.revision {
+				fail("a scan shows the revision %d; want %d", at, twin.revision)
+			}
+			keys := slices.Sorted(maps.Keys(twin.keys))
+			if reverse {
+				slices.Reverse(keys)
+			}
+			s.sameKeys(fmt.Sprintf("seed %d: a scan, reverse: %v,", seed, reverse), keysOf(all), keys)
+			for _, e := range all {
+				if got, want := twinOf(e), twin.keys[e.Key]; got != want {
+					fail("a scan yields %s with %+v; want %+v", e.Key, got, want)
+				}
 			}
 		}
 		var bytes int64

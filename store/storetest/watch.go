@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -54,11 +55,11 @@ func (s *session) watch(key, value string, begin time.Time, d span) *watch {
 // look reads once. The returned error says what is wrong.
 func (w *watch) look() error {
 	s := w.s
-	st := s.stores[w.looks/3%len(s.stores)]
+	st := s.stores[w.looks/4%len(s.stores)]
 	least, most := alive, deleted
 	var how string
 	var err error
-	switch w.looks % 3 {
+	switch w.looks % 4 {
 	case 0:
 		how = "Get"
 		var v []byte
@@ -79,11 +80,16 @@ func (w *watch) look() error {
 		} else {
 			least = deleted
 		}
-	case 2:
+	case 2, 3:
 		how = "GetEntry"
+		find := st.GetEntry
+		if w.looks%4 == 3 {
+			how = "Scan"
+			find = func(ctx context.Context, key string) (store.Entry, bool, error) { return scanOne(ctx, st, key) }
+		}
 		var e store.Entry
 		var ok bool
-		e, ok, err = st.GetEntry(s.ctx, w.key)
+		e, ok, err = find(s.ctx, w.key)
 		if err == nil {
 			err = w.checkEntry(e, ok)
 		}
@@ -151,7 +157,7 @@ func (w *watch) follow(p phase) error {
 		}
 		time.Sleep(pause)
 	}
-	for range 3 * len(w.s.stores) {
+	for range 4 * len(w.s.stores) {
 		if err := w.look(); err != nil {
 			return err
 		}

@@ -1,0 +1,183 @@
+// Package engine is the seam between dkv's stores and what holds their data: the
+// operations that a store has carried out ([Op]), what they come to ([Result]),
+// and what it needs of whoever does them ([Engine]). store/local and
+// store/replica use it; package maple is the engine that they take unless they
+// are given another by a [Factory]. enginetest has a plain one, and compares any
+// with it.
+//
+// An engine decides what an operation means, and nothing else does. A replica
+// makes it the state machine of a log, so an engine without a clock has to be
+// deterministic: what it holds, what it answers and the order in which it carries
+// out deadlines must follow from the calls that change it (Apply, Tick, Reap and
+// Load) and from nothing else, be it map order, a random seed or an open view.
+package engine
+
+import (
+	"io"
+	"time"
+
+	"dkv/store"
+)
+
+// Kind is what an operation does. The numbers are part of the log format.
+type Kind uint8
+
+const (
+	Set              Kind = 1 + iota // gives the key a value and deadlines
+	SetIfUnset                       // the same, if the key is not there
+	Expire                           // makes the value go, the key stay
+	Delete                           // removes the key
+	CompareAndDelete                 // removes the key if its value is Value
+	Kinds                            // one more than the last
+)
+
+// HasValue tells whether an operation of that kind comes with a value.
+func (k Kind) HasValue() bool { return k == Set || k == SetIfUnset || k == CompareAndDelete }
+
+// HasDeadlines tells whether an operation of that kind may come with durations.
+func (k Kind) HasDeadlines() bool { return k == Set || k == SetIfUnset }
+
+// Space separates keys that must never meet. The numbers are part of the log
+// format.
+type Space uint8
+
+const (
+	Keys   Space = iota // what users set
+	Locks               // what they lock
+	Spaces              // how many there are
+)
+
+// Op is one operation on one key.
+type Op struct {
+	Kind               Kind
+	Space              Space
+	Key                string
+	Value              []byte
+	ExpireIn, DeleteIn time.Duration // 0 = never
+}
+
+// Result is what an operation did: it changed the state if Done, was turned away
+// if Full, and otherwise found nothing to do.
+type Result struct {
+	Revision uint64 // the revision of the change, if Done
+	Done     bool
+	Full     bool // it would have taken the state over its limit, and changed nothing
+}
+
+// Options says how an engine works. The zero value is an engine whose time only
+// Tick moves.
+type Options struct {
+	// Now reads a monotonic clock, which may not be negative. If it is nil,
+	// time stands still but for Tick.
+	Now func() time.Duration
+}
+
+// Factory makes engines.
+type Factory struct {
+	// New returns an empty engine.
+	New func(Options) Engine
+
+	// Load returns an engine with the state that a view of an engine of the same
+	// Factory has saved. A stream that is not exactly that is an error; there is
+	// nothing then that needs to be released. With a clock, what time was left
+	// to each entry when it was saved is left to it now; deadlines that had come
+	// and were not carried out are so in any order.
+	Load func(io.Reader, Options) (Engine, error)
+}
+
+// Engine holds the data of one store. All methods may be called concurrently,
+// except that those which change an engine without a clock (Apply, Tick, Reap)
+// are called one at a time, as a log gives them; reads and views run beside them.
+//
+// Values and keys that an engine returns are shared with it: they are not to be
+// changed, and do not change. The value of an entry is nil if it has expired, and
+// only then.
+type Engine interface {
+	// Get returns the value of key. ok is false if there is no such key or its
+	// value has expired.
+	Get(space Space, key string) (value []byte, ok bool)
+
+	// Has tells whether key is there, be its value expired or not.
+	Has(space Space, key string) bool
+
+	// Entry returns key with all that is known of it.
+	Entry(space Space, key string) (store.Entry, bool)
+
+	// Apply does one operation, in one atomic step. It copies key and value. It
+	// does not do one that makes the Size of [store.Info] grow beyond limit,
+	// unless limit is 0.
+	Apply(op *Op, limit int64) Result
+
+	// Tick moves the time of an engine that has no clock by elapsed, and lets
+	// the deadlines of entries written between the last two ticks count from lag
+	// after the reading before this one: lag <= elapsed. So what is written
+	// between two ticks is settled by the second tick after it.
+	//
+	// An entry's durations cannot count from the moment it is applied, because
+	// no reading belongs to that moment: it lies between two ticks. They count
+	// from a moment that lies after it for certain, the arrival of the tick that
+	// follows it; what the clock would have read then is told by the tick after
+	// that. store/replica proves that no deadline comes early this way.
+	Tick(elapsed, lag time.Duration)
+
+	// Unsettled tells what ticks an engine without a clock waits for: open,
+	// whether entries with deadlines were written since the last tick; settling,
+	// the shortest duration of an entry that counts from the last tick's
+	// arrival, if ok. Entries that have been overwritten or deleted since may or
+	// may not count.
+	Unsettled() (open bool, settling time.Duration, ok bool)
+
+	// Reap carries out deadlines that have come, in the order of the deadlines
+	// and, where those are equal, of the revisions of the entries, but no more
+	// than limit of them, and returns how many it did: if that is limit, there
+	// may be more. Readers see the effect of a deadline the moment it comes;
+	// reaping gives the memory back and the change its revision.
+	Reap(limit int) int
+
+	// NextDeadline returns a reading of the clock before which Reap has nothing
+	// to do, and at or after which it may; ok is false if there is no deadline.
+	NextDeadline() (at time.Duration, ok bool)
+
+	// Now is the reading of the clock that deadlines are compared with.
+	Now() time.Duration
+
+	// Revision is that of the last change.
+	Revision() uint64
+
+	// Info fills in what the engine knows.
+	Info(*store.Info)
+
+	// View opens a view of the state as it is now. That is the state after a
+	// number of whole calls if none is under way that changes an engine without
+	// a clock.
+	View() View
+}
+
+// View is the state of an engine at one revision and one moment, however much is
+// written meanwhile. It costs memory for what is superseded while it is open,
+// until Release. Its methods may be called concurrently, but none after Release.
+type View interface {
+	// Revision is that of the last change that the view shows.
+	Revision() uint64
+
+	// Entry returns key as it was.
+	Entry(space Space, key string) (store.Entry, bool)
+
+	// Scan calls yield with each entry from the key from up to, but not
+	// including, the key to, in the order of the keys' bytes or in reverse,
+	// until it returns false. An empty to is beyond all keys. What yield gets
+	// is shared like other entries.
+	Scan(space Space, from, to string, reverse bool, yield func(store.Entry) bool)
+
+	// Save writes the state for [Factory.Load]. It takes memory that does not
+	// depend on how much there is.
+	Save(w io.Writer) error
+
+	// Checksum is a hash of all that the view shows, time included. Engines of
+	// one Factory that hold equal states have equal checksums.
+	Checksum() uint64
+
+	// Release gives up the view and the versions that only it needed. It may be
+	// called more than once.
+	Release()
+}

@@ -1,0 +1,395 @@
+package enginetest
+
+import (
+	"bytes"
+	"math"
+	"slices"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"dkv/store/engine"
+
+	"pgregory.net/rapid"
+)
+
+// The second unit is so much longer than the first that an engine which sorts
+// deadlines by ranges of time has them in other ranges.
+var walkChecks = []check{
+	{"RandomWalkByAClockAgreesWithTheNaiveEngine", walkCheck(false, 1)},
+	{"RandomWalkByAClockOverHoursAgreesWithTheNaiveEngine", walkCheck(false, time.Hour)},
+	{"RandomWalkByTicksAgreesWithTheNaiveEngine", walkCheck(true, 1)},
+	{"RandomWalkByTicksOverHoursAgreesWithTheNaiveEngine", walkCheck(true, time.Hour)},
+}
+
+func walkCheck(ticks bool, unit time.Duration) func(rapid.TB, engine.Factory) {
+	return func(t rapid.TB, f engine.Factory) { rapid.Check(t, Walk(f, ticks, unit)) }
+}
+
+// Walk returns a property for [rapid.Check] or [rapid.MakeFuzz]: that an engine of
+// f, which gets random calls, shows the same as a naive one. Its time moves by
+// ticks or by a clock. Durations are a few units long, and a little more or less.
+func Walk(f engine.Factory, ticks bool, unit time.Duration) func(*rapid.T) {
+	return func(t *rapid.T) {
+		w := newWalk(t, f, ticks, unit)
+		t.Repeat(map[string]func(*rapid.T){
+			"set":               w.set,
+			"change":            w.change,
+			"do within a limit": w.doWithinLimit,
+			"time":              w.time,
+			"reap":              w.reap,
+			"view":              w.view,
+			"scan":              w.scan,
+			"release":           w.release,
+			"save and load":     w.saveAndLoad,
+			"":                  w.check,
+		})
+		w.end(t)
+	}
+}
+
+// walkKeys have prefixes of each other and the least and greatest bytes among them,
+// which tell orders of keys apart.
+var walkKeys = []string{"a", "a\x00", "aa", "b", "c", "dd", "\x00", "\xff", "\xff\xfe", "0123456789abcdef"}
+
+var walkValues = []string{"", "x", "xx", "xy", "a value of some length", string(make([]byte, 300))}
+
+// walk is one random walk.
+type walk struct {
+	factory engine.Factory
+	ticks   bool
+	unit    time.Duration
+	clock   atomic.Int64 // without ticks
+	keys    []string     // those of walkKeys that are used
+
+	engine, twin engine.Engine
+
+	// shadow gets the same calls as the engine, but no views are held of it and
+	// it is not saved and loaded: it has to come to the same state. It is nil if
+	// there is a clock, as an engine by a clock need not be deterministic.
+	shadow engine.Engine
+
+	views []viewPair
+	held  []held
+
+	// What was written since the last tick, and between the last two.
+	open, settling batch
+}
+
+// viewPair is two views of the same moment.
+type viewPair struct {
+	got, want engine.View
+	checksum  uint64
+}
+
+// held is a value that the engine has returned, which is not to change.
+type held struct {
+	value []byte
+	copy  string
+}
+
+// batch is what was written with deadlines between two ticks. Some of it may be
+// gone since.
+type batch struct {
+	any      bool
+	shortest time.Duration
+}
+
+func newWalk(t *rapid.T, f engine.Factory, ticks bool, unit time.Duration) *walk {
+	w := &walk{factory: f, ticks: ticks, unit: unit}
+	w.keys = rapid.Permutation(walkKeys).Draw(t, "keys")[:rapid.IntRange(1, len(walkKeys)).Draw(t, "number of keys")]
+	w.engine, w.twin = f.New(w.options()), Naive.New(w.options())
+	if ticks {
+		w.shadow = f.New(w.options())
+	}
+	w.open.shortest, w.settling.shortest = never, never
+	return w
+}
+
+func (w *walk) options() engine.Options {
+	if w.ticks {
+		return engine.Options{}
+	}
+	return engine.Options{Now: func() time.Duration { return time.Duration(w.clock.Load()) }}
+}
+
+// op draws an operation of one of the kinds.
+func (w *walk) op(t *rapid.T, kinds ...engine.Kind) engine.Op {
+	op := engine.Op{
+		Kind:  rapid.SampledFrom(kinds).Draw(t, "kind"),
+		Space: engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space")),
+		Key:   rapid.SampledFrom(w.keys).Draw(t, "key"),
+	}
+	if op.Kind.HasValue() {
+		op.Value = []byte(rapid.SampledFrom(walkValues).Draw(t, "value"))
+	}
+	if e, ok := w.twin.Entry(op.Space, op.Key); ok && op.Kind == engine.CompareAndDelete && rapid.Bool().Draw(t, "its value") {
+		op.Value = e.Value
+	}
+	if op.Kind.HasDeadlines() {
+		op.ExpireIn = w.duration(t, "expire")
+		op.DeleteIn = w.duration(t, "delete")
+	}
+	return op
+}
+
+func (w *walk) duration(t *rapid.T, name string) time.Duration {
+	if rapid.Bool().Draw(t, "no "+name) {
+		return 0
+	}
+	return w.units(t, rapid.IntRange(1, 10).Draw(t, name))
+}
+
+// units is n units, or a little more or less.
+func (w *walk) units(t *rapid.T, n int) time.Duration {
+	more := rapid.SampledFrom([]time.Duration{0, 0, 0, -1, 1}).Draw(t, "more")
+	return max(0, time.Duration(n)*w.unit+more)
+}
+
+func (w *walk) set(t *rapid.T) {
+	for range rapid.IntRange(1, 5).Draw(t, "sets") {
+		w.do(t, w.op(t, engine.Set, engine.Set, engine.SetIfUnset), 0)
+	}
+}
+
+func (w *walk) change(t *rapid.T) {
+	w.do(t, w.op(t, engine.Expire, engine.Delete, engine.CompareAndDelete, engine.CompareAndDelete), 0)
+}
+
+// doWithinLimit does an operation that may be turned away. Whether it is has to
+// follow from the size that it leads to, which another engine tells.
+func (w *walk) doWithinLimit(t *rapid.T) {
+	op := w.op(t, engine.Set, engine.Set, engine.SetIfUnset, engine.Expire, engine.Delete, engine.CompareAndDelete)
+	other := loadedFrom(t, w.factory, savedBy(t, w.engine), w.options())
+	before := infoOf(other).Size
+	other.Apply(&op, 0)
+	after := infoOf(other).Size
+	limit := rapid.SampledFrom([]int64{1, before - 1, before, before + 1, after - 1, after, after + 1}).Draw(t, "limit")
+	if limit <= 0 {
+		return // that would be none
+	}
+	got := w.do(t, op, limit)
+	if want := after > before && after > limit; got.Full != want {
+		t.Fatalf("%+v takes the size from %d to %d, the limit is %d: got %+v", op, before, after, limit, got)
+	}
+	if size := infoOf(w.engine).Size; !got.Full && size != after {
+		t.Fatalf("%+v took the size from %d to %d, but to %d in an engine that was loaded", op, before, size, after)
+	}
+}
+
+// do has all engines do one operation. What the engine turns away, the twin does
+// not get.
+func (w *walk) do(t *rapid.T, op engine.Op, limit int64) engine.Result {
+	if value, ok := w.engine.Get(op.Space, op.Key); ok {
+		w.held = append(w.held[max(0, len(w.held)-20):], held{value, string(value)})
+	}
+	got := applyAndScramble(w.engine, op, limit)
+	if w.shadow != nil {
+		if same := applyAndScramble(w.shadow, op, limit); same != got {
+			t.Fatalf("%+v within %d: got %+v, and %+v of an engine that had the same calls", op, limit, got, same)
+		}
+	}
+	if got.Full {
+		if limit == 0 || got != (engine.Result{Full: true}) {
+			t.Fatalf("%+v within %d: got %+v", op, limit, got)
+		}
+		return got
+	}
+	if want := w.twin.Apply(&op, 0); got != want {
+		t.Fatalf("%+v within %d: got %+v, want %+v", op, limit, got, want)
+	}
+	if got.Done && (op.ExpireIn != 0 || op.DeleteIn != 0) {
+		w.open.any = true
+		for _, d := range []time.Duration{op.ExpireIn, op.DeleteIn} {
+			if d != 0 {
+				w.open.shortest = min(w.open.shortest, d)
+			}
+		}
+	}
+	return got
+}
+
+// applyAndScramble applies op, and then overwrites the memory that its key and
+// value stand in, since the engine has copied them.
+func applyAndScramble(e engine.Engine, op engine.Op, limit int64) engine.Result {
+	key := []byte(op.Key)
+	op.Key, op.Value = unsafe.String(unsafe.SliceData(key), len(key)), bytes.Clone(op.Value)
+	res := e.Apply(&op, limit)
+	for _, b := range [][]byte{key, op.Value} {
+		for i := range b {
+			b[i] = 0xdb
+		}
+	}
+	return res
+}
+
+func (w *walk) time(t *rapid.T) {
+	for range rapid.IntRange(1, 3).Draw(t, "times") {
+		elapsed := w.units(t, rapid.IntRange(0, 5).Draw(t, "elapsed"))
+		if !w.ticks {
+			w.clock.Add(int64(elapsed))
+			continue
+		}
+		lag := time.Duration(rapid.Int64Range(0, int64(elapsed)).Draw(t, "lag"))
+		for _, e := range []engine.Engine{w.engine, w.twin, w.shadow} {
+			e.Tick(elapsed, lag)
+		}
+		w.settling, w.open = w.open, batch{shortest: never}
+	}
+}
+
+func (w *walk) reap(t *rapid.T) {
+	limit := rapid.SampledFrom([]int{0, 1, 1, 2, 3, 100}).Draw(t, "limit")
+	got := w.engine.Reap(limit)
+	if want := w.twin.Reap(limit); got != want {
+		t.Fatalf("%d deadlines were carried out, want %d", got, want)
+	}
+	if w.shadow != nil {
+		if same := w.shadow.Reap(limit); same != got {
+			t.Fatalf("%d deadlines were carried out, and %d by an engine that had the same calls", got, same)
+		}
+	}
+	if at, ok := w.engine.NextDeadline(); ok && got < limit && at <= w.engine.Now() {
+		t.Fatalf("all deadlines that have come by %d are carried out, but the next is at %d", w.engine.Now(), at)
+	}
+}
+
+func (w *walk) view(t *rapid.T) {
+	if len(w.views) == 4 {
+		t.Skip("there are enough views")
+	}
+	got := w.engine.View()
+	w.views = append(w.views, viewPair{got: got, want: w.twin.View(), checksum: got.Checksum()})
+}
+
+func (w *walk) release(t *rapid.T) {
+	if len(w.views) == 0 {
+		t.Skip("there is no view")
+	}
+	i := rapid.IntRange(0, len(w.views)-1).Draw(t, "view")
+	w.views[i].release()
+	w.views = slices.Delete(w.views, i, i+1)
+}
+
+func (p viewPair) release() {
+	p.want.Release()
+	p.got.Release()
+	p.got.Release() // which changes nothing
+}
+
+// someView draws one of the open views, or opens one, to be given up by done.
+func (w *walk) someView(t *rapid.T) (p viewPair, isNew bool, done func()) {
+	if i := rapid.IntRange(0, len(w.views)).Draw(t, "view"); i < len(w.views) {
+		return w.views[i], false, func() {}
+	}
+	p = viewPair{got: w.engine.View(), want: w.twin.View()}
+	return p, true, p.release
+}
+
+// scan compares some entries of a view, up to where the scan is left.
+func (w *walk) scan(t *rapid.T) {
+	p, _, done := w.someView(t)
+	defer done()
+	bound := rapid.SampledFrom(append([]string{"", "", "a\x01", "0", "zz", "\xff\xff"}, walkKeys...))
+	space := engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space"))
+	from, to := bound.Draw(t, "from"), bound.Draw(t, "to")
+	reverse := rapid.Bool().Draw(t, "reverse")
+	most := rapid.IntRange(1, len(walkKeys)).Draw(t, "most")
+	got, want := scanned(p.got, space, from, to, reverse, most), scanned(p.want, space, from, to, reverse, most)
+	if !slices.EqualFunc(got, want, equalEntries) {
+		t.Fatalf("scan of %q to %q in space %d, reverse %v: got %v, want %v", from, to, space, reverse, got, want)
+	}
+}
+
+// saveAndLoad compares what is loaded. The walk goes on with it if no view holds on
+// to the engine that was saved, by a clock that may read less than the one before.
+// Deadlines that have come are carried out before that: by the new clock they would
+// have come before its first reading, and an engine need not know in which order.
+func (w *walk) saveAndLoad(t *rapid.T) {
+	otherClock := !w.ticks && len(w.views) == 0 && rapid.Bool().Draw(t, "another clock")
+	if otherClock {
+		w.reapAll()
+	}
+	p, isNew, done := w.someView(t)
+	got, want := save(t, p.got), save(t, p.want)
+	checksum := p.got.Checksum()
+	done()
+
+	if otherClock {
+		w.clock.Store(rapid.Int64Range(0, 20).Draw(t, "clock"))
+	}
+	loaded, twin := loadedFrom(t, w.factory, got, w.options()), loadedFrom(t, Naive, want, w.options())
+	if err := w.compare(loaded, twin); err != nil {
+		t.Fatalf("loaded: %v", err)
+	}
+	if isNew {
+		if err := w.compareUnsettled(loaded, twin); err != nil {
+			t.Fatalf("loaded: %v", err)
+		}
+		if was, is := infoOf(w.engine).Size, infoOf(loaded).Size; was != is {
+			t.Fatalf("loaded: the size was %d when it was saved, and is %d", was, is)
+		}
+	}
+	if w.ticks {
+		if sum := checksumOf(loaded); sum != checksum {
+			t.Fatalf("loaded: the checksum was %x when it was saved, and is %x", checksum, sum)
+		}
+	}
+	if len(w.views) == 0 {
+		w.engine, w.twin = loaded, twin
+	}
+}
+
+// end checks that nothing is left of views, and that the size is that of what is
+// there, however it came there.
+func (w *walk) end(t *rapid.T) {
+	for _, i := range rapid.Permutation([]int{0, 1, 2, 3}).Draw(t, "order of releases") {
+		if i < len(w.views) {
+			w.views[i].release()
+		}
+	}
+	w.views = nil
+	w.check(t)
+	checkInvariants(t, w.engine)
+
+	// What is left has no deadlines, so that it can be written anew.
+	w.reapAll()
+	again := w.factory.New(engine.Options{})
+	var left []engine.Op
+	for space := range engine.Spaces {
+		for _, e := range allOf(w.twin, space) {
+			if e.Expired || e.ExpireIn != 0 || e.DeleteIn != 0 {
+				w.removeBoth(space, e.Key)
+				continue
+			}
+			op := engine.Op{Kind: engine.Set, Space: space, Key: e.Key, Value: e.Value}
+			again.Apply(&op, 0)
+			left = append(left, op)
+		}
+	}
+	if a, b := infoOf(w.engine).Size, infoOf(again).Size; a != b {
+		t.Fatalf("the size is %d, and %d of an engine to which the same %d entries were written: %v", a, b, len(left), left)
+	}
+	for _, op := range left {
+		w.removeBoth(op.Space, op.Key)
+	}
+	if info := infoOf(w.engine); info.Size != 0 || info.Keys != 0 || info.Locks != 0 || info.Bytes != 0 {
+		t.Fatalf("all is deleted, but this is left: %+v", info)
+	}
+	if err := w.compare(w.engine, w.twin); err != nil {
+		t.Fatal(err)
+	}
+	checkInvariants(t, w.engine)
+}
+
+func (w *walk) reapAll() {
+	for _, e := range []engine.Engine{w.engine, w.twin} {
+		e.Reap(math.MaxInt32)
+	}
+}
+
+func (w *walk) removeBoth(space engine.Space, key string) {
+	for _, e := range []engine.Engine{w.engine, w.twin} {
+		e.Apply(&engine.Op{Kind: engine.Delete, Space: space, Key: key}, 0)
+	}
+}
