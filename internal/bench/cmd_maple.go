@@ -29,16 +29,20 @@ func runMaple(args []string, stdout, stderr io.Writer) error {
 	)
 	flags.IntVar(&s.nkeys, "keys", 1_000_000, "number of keys")
 	flags.IntVar(&s.gcKeys, "gckeys", 0, "number of keys of the workload gc (default 5 times -keys)")
+	flags.IntVar(&s.timedKeys, "timedkeys", 0, "number of keys of the workload "+timedMemoryName+" (default 10 times -keys)")
 	flags.IntVar(&s.rounds, "rounds", 5, "rounds, of which the medians are told")
 	flags.DurationVar(&s.time, "time", time.Second, "time per measurement")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *quick {
-		s.nkeys, s.gcKeys, s.rounds, s.time = 5_000, 10_000, 1, 10*time.Millisecond
+		s.nkeys, s.gcKeys, s.timedKeys, s.rounds, s.time = 5_000, 10_000, 10_000, 1, 10*time.Millisecond
 	}
 	if s.gcKeys == 0 {
 		s.gcKeys = 5 * s.nkeys
+	}
+	if s.timedKeys == 0 {
+		s.timedKeys = 10 * s.nkeys
 	}
 	var err error
 	if s.peers, err = choosePeers(*peerList); err != nil {
@@ -54,7 +58,7 @@ func runMaple(args []string, stdout, stderr io.Writer) error {
 		}
 		s.sizes = append(s.sizes, n)
 	}
-	if flags.NArg() > 0 || s.nkeys < 100 || s.gcKeys < 100 || s.rounds < 1 || s.time <= 0 {
+	if flags.NArg() > 0 || s.nkeys < 100 || s.gcKeys < 100 || s.timedKeys < 100 || s.rounds < 1 || s.time <= 0 {
 		return fmt.Errorf("at least 100 keys, one round and some time; no arguments but flags")
 	}
 	groups := s.groups()
@@ -81,7 +85,7 @@ func (s *settings) groups() []group {
 		}
 		groups = append(groups, steady(size), expiring(size))
 	}
-	return append(groups, tail(128), stall, collection)
+	return append(groups, tail(128), stall, timedMemory, collection)
 }
 
 func (s *settings) report(groups []group, bars bool, jsonFile string, w io.Writer) error {
@@ -92,7 +96,7 @@ func (s *settings) report(groups []group, bars bool, jsonFile string, w io.Write
 	}
 	d := &document{Machine: thisMachine(), Peers: make(map[string]string)}
 	d.Settings = map[string]any{
-		"keys": s.nkeys, "gckeys": s.gcKeys, "rounds": s.rounds, "seconds": s.time.Seconds(),
+		"keys": s.nkeys, "gckeys": s.gcKeys, "timedkeys": s.timedKeys, "rounds": s.rounds, "seconds": s.time.Seconds(),
 		"sizes": s.sizes, "only": s.only.String(), "zipf_s": zipfS,
 	}
 	d.Machine.print(w)

@@ -49,6 +49,10 @@ type (
 	viewer interface {
 		View() (release func())
 	}
+	// sizer tells how much memory it believes that it takes.
+	sizer interface {
+		Size() int64
+	}
 	// filler sets many keys faster than Set does; used where filling is not
 	// what is measured.
 	filler interface {

@@ -18,8 +18,10 @@ type settings struct {
 	peers  []*peer
 	only   *regexp.Regexp // nil: all workloads
 	gcKeys int
-	sets   map[[2]int]*keyset // by first number and size
-	log    io.Writer          // progress
+
+	timedKeys int
+	sets      map[[2]int]*keyset // by first number and size
+	log       io.Writer          // progress
 }
 
 // group is workloads that share one engine, each of which needs the one before

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -159,6 +160,7 @@ func steady(size int) group {
 		}
 		shut()
 		e = nil
+		settle()
 		return t.load(saved, named("load"), values)
 	}}
 }
@@ -186,8 +188,12 @@ func (t *turn) fresh(setnew, memory string, values values) (engine, error) {
 	if t.wants(memory) {
 		n := float64(len(keys))
 		clear(keys) // what the engine does not keep is no part of it
-		err := t.record(memory, metrics{bytesPerKey: (heap() - empty) / n}, nil)
-		if err != nil {
+		taken := heap() - empty
+		m := metrics{bytesPerKey: taken / n}
+		if s, ok := e.(sizer); ok {
+			m["Size off %"] = 100 * math.Abs(float64(s.Size())/taken-1)
+		}
+		if err := t.record(memory, m, nil); err != nil {
 			return nil, err
 		}
 	}

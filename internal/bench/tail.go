@@ -74,13 +74,17 @@ func pace(e engine, streams []stream, values values, d time.Duration) (time.Dura
 	return max(5*time.Microsecond, time.Duration(2*perWorker)), nil
 }
 
-// tail compares the latencies of Set with nothing beside it, with a Save and
-// with a Scan over and over.
+// tail compares the latencies of Set with nothing beside it, with work that has
+// nothing to do with the engine, with a Save and with a Scan over and over.
+//
+// Whatever keeps another processor busy shows in the latencies: the system and the
+// garbage collector then have none for themselves. So what Save and Scan do to
+// Set is what they do beyond that other work.
 func tail(size int) group {
-	const quiet, beside = "tail-quiet", "tail-"
+	const quiet, busy, beside = "tail-quiet", "tail-busy", "tail-"
 	name := func(what string) string { return fmt.Sprintf("%s/%d", what, size) }
 	return group{
-		workloads: []string{name(quiet), name(beside + "save"), name(beside + "scan")},
+		workloads: []string{name(quiet), name(busy), name(beside + "save"), name(beside + "scan")},
 		keys:      runKeys,
 		run: func(t *turn) error {
 			values := newValues(size)
@@ -110,6 +114,16 @@ func tail(size int) group {
 			}
 			calm := m["p99.9 µs"]
 
+			// The others are compared with it, so it is measured with them.
+			m, err = besides(e, streams, values, interval, window, func() error { return work(streams) })
+			if err == nil {
+				m["p99.9 × quiet"] = m["p99.9 µs"] / calm
+			}
+			if err := t.record(name(busy), m, err); err != nil {
+				return err
+			}
+			other := m["p99.9 µs"]
+
 			for _, load := range loads(e) {
 				workload := name(beside + load.name)
 				if !t.wants(workload) {
@@ -118,6 +132,7 @@ func tail(size int) group {
 				m, err := besides(e, streams, values, interval, window, load.run)
 				if err == nil {
 					m["p99.9 × quiet"] = m["p99.9 µs"] / calm
+					m["p99.9 × busy"] = m["p99.9 µs"] / other
 				}
 				if err := t.record(workload, m, err); err != nil {
 					return err
@@ -126,6 +141,21 @@ func tail(size int) group {
 			return nil
 		},
 	}
+}
+
+// work reads a lot of memory that is not the engine's, here and there, and writes a
+// little, for some tens of milliseconds.
+func work(streams []stream) error {
+	sum := 0
+	for _, s := range streams {
+		for i := range s.len() {
+			sum += int(s.slab[i*7919%len(s.slab)])
+		}
+	}
+	if sum == 0 {
+		return errMissed // they are letters and digits
+	}
+	return nil
 }
 
 type load struct {
