@@ -89,15 +89,25 @@ func (db *DB) begin(d *deadlines, now int64, expireIn, deleteIn time.Duration) *
 	} else {
 		expire = delete
 	}
+	if expire == never {
+		return nil
+	}
 	d.expire.Store(expire)
 	d.delete.Store(delete)
 	return d
 }
 
+// endless is the least duration that counts as one without an end: 146 years. So
+// no deadline is so late that it cannot be told, however much time has passed.
+const endless = 1 << 62
+
 // deadline is when a duration that begins now is over. Without a clock it counts
 // from a moment that a later tick tells.
 func (db *DB) deadline(now int64, d time.Duration) int64 {
-	if db.clock == nil {
+	switch {
+	case d >= endless:
+		return never
+	case db.clock == nil:
 		return -int64(d)
 	}
 	return add(now, int64(d))
@@ -132,11 +142,19 @@ func (db *DB) resize(old, next *record, limit int64) bool {
 	if growth == 0 {
 		return true
 	}
-	if size := db.size.Add(growth); growth > 0 && limit > 0 && size > limit {
-		db.size.Add(-growth)
-		return false
+	if limit == 0 || growth < 0 {
+		db.size.Add(growth)
+		return true
 	}
-	return true
+	for {
+		size := db.size.Load()
+		if size+growth > limit {
+			return false
+		}
+		if db.size.CompareAndSwap(size, size+growth) {
+			return true
+		}
+	}
 }
 
 // replace makes next the newest version of the locked key, or removes the key if
@@ -159,7 +177,7 @@ func (db *DB) replace(space engine.Space, l *locked, next *record) uint64 {
 	if next != nil {
 		keys, bytes = keys+1, bytes+int64(next.keyLen()+next.valueLen())
 	}
-	db.moveReminder(space, l.place, old, next)
+	stale := moveReminder(old, next)
 
 	goes := next == nil
 	if goes {
@@ -181,6 +199,9 @@ func (db *DB) replace(space engine.Space, l *locked, next *record) uint64 {
 		l.ghosts++
 	case goes:
 		sp.remove(l, next.key())
+	}
+	if stale {
+		db.forget(l.place)
 	}
 	db.schedule(space, l.place, next)
 	if keys != 0 {

@@ -80,13 +80,13 @@ func (db *DB) CheckInvariants() error {
 				}
 				current++
 			}
-			for key, chain := range sh.old {
+			for key, h := range sh.old {
 				newer := sp.table.load(key)
 				if newer == nil {
 					return fmt.Errorf("key %q has old versions and no new one", key)
 				}
 				until := newer.rev
-				for ; chain != nil; chain = chain.older {
+				for chain := h.newest; chain != nil; chain = chain.older {
 					if chain.rec.rev >= until {
 						return fmt.Errorf("key %q: version %d is behind %d", key, chain.rec.rev, until)
 					}
@@ -106,7 +106,7 @@ func (db *DB) CheckInvariants() error {
 	all, stale := 0, int64(0)
 	for i := range db.expiry.lanes {
 		all += db.expiry.lanes[i].n
-		stale += db.expiry.lanes[i].stale.Load()
+		stale += int64(db.expiry.lanes[i].stale)
 	}
 	switch {
 	case db.size.Load() != size:
@@ -117,7 +117,8 @@ func (db *DB) CheckInvariants() error {
 		return fmt.Errorf("%d versions of %d bytes are kept, %d of %d are counted", versions, kept, db.views.versions.Load(), db.views.bytes.Load())
 	case len(*db.views.active.Load()) == 0 && versions > 0:
 		return fmt.Errorf("%d versions are kept for no view", versions)
-	case int64(all-current) != stale:
+	case int64(all-current) > stale+lanes || int64(all-current) < stale-lanes:
+		// A sweep beside a writer may miss one, or take one for another.
 		return fmt.Errorf("%d of %d reminders are stale, %d are counted as such", all-current, all, stale)
 	}
 	return nil

@@ -178,9 +178,11 @@ func (l *loader) parse(s *section) error {
 		place.unlock()
 		s.places = append(s.places, place.place)
 	}
-	select {
-	case l.spare <- s.payload:
-	default:
+	if cap(s.payload) <= 2*blockTarget {
+		select {
+		case l.spare <- s.payload:
+		default:
+		}
 	}
 	s.payload = nil
 	return nil

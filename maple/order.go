@@ -299,21 +299,18 @@ func (o *order) replace(s spot, n int, lows []string, pages []*orderPage) {
 			{lows: slices.Clone(g.lows[:m]), pages: slices.Clone(g.pages[:m])},
 			{lows: slices.Clone(g.lows[m:]), pages: slices.Clone(g.pages[m:])},
 		}
-	case len(g.pages) < perGroup/sparse && len(s.root.groups) > 1:
-		if from == len(s.root.groups)-1 {
-			from--
-		} else {
-			to++
-		}
-		if a, b := s.root.groups[from], s.root.groups[to-1]; len(a.pages)+len(b.pages) <= perGroup/roomy {
-			if from == s.group {
-				a = g
-			} else {
-				b = g
+	case len(g.pages) < perGroup/sparse:
+		join := func(a, b *orderGroup) bool {
+			if len(a.pages)+len(b.pages) > perGroup/roomy {
+				return false
 			}
 			groups = []*orderGroup{{lows: slices.Concat(a.lows, b.lows), pages: slices.Concat(a.pages, b.pages)}}
-		} else {
-			from, to = s.group, s.group+1
+			return true
+		}
+		if from > 0 && join(s.root.groups[from-1], g) {
+			from--
+		} else if to < len(s.root.groups) && join(g, s.root.groups[to]) {
+			to++
 		}
 	}
 	var groupLows []string

@@ -45,6 +45,7 @@ func (p *parser) next() (engine.Space, *record, error) {
 		shared < uint64(len(p.key)) && suffix[0] == p.key[shared] ||
 		before.since == 0 || before.since > before.written || before.written > rev || rev > p.header.revision ||
 		class != noDeadlines && (class != p.header.class(before.since) || expire == 0 || expire > delete || delete > never) ||
+		class > settled && (expire >= endless || delete >= endless && delete != never) ||
 		hasExpired && (len(value) > 0 || expire != delete) {
 		return 0, nil, errMalformed
 	}

@@ -15,8 +15,8 @@ import (
 // once, a read finds key and value beside each other, and the garbage collector
 // has nothing to look into.
 //
-// A record does not change once it is in the table, but for its deadlines, which
-// are settled once, and its reminder.
+// A record does not change once it is in the table, but for its revision, which is
+// drawn then, its deadlines, which are settled once, and its reminder.
 type record struct {
 	rev  uint64 // of the change that made this version; 0 until that is drawn, see DB.replace
 	meta uint64 // lengths, where the key begins, kind
@@ -74,7 +74,7 @@ type past struct {
 // never is a deadline that does not come.
 const never = 1<<63 - 1
 
-// newRecord makes a record; its rev is set before it is put in the table. What is
+// newRecord makes a record; its rev is drawn later, see DB.replace. What is
 // at d and p is copied, if they are not nil; p is not nil for an expired record
 // and for no other.
 func newRecord(k kind, key string, value []byte, d *deadlines, p *past) *record {

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"encoding/binary"
 	"io"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"dkv/internal/block"
 	"dkv/store/engine"
@@ -39,94 +41,132 @@ const (
 	spaceShift       = 3
 )
 
-// Save writes the state that the view shows. It takes memory for a few blocks,
-// not for the state. One goroutine looks the entries up while this one encodes and
-// writes those before.
+// Save writes the state that the view shows. It takes memory for a few blocks for
+// each processor, not for the state: segments of the keys are encoded by as many
+// goroutines as there are processors, and written by this one in their order.
 func (v *View) Save(w io.Writer) error {
 	bw := bufio.NewWriterSize(w, blockTarget)
 	blocks := block.NewWriter(bw)
 	if err := blocks.Write(v.header()); err != nil {
 		return err
 	}
-	found := make(chan batch, 2)
-	stop := make(chan struct{})
-	var finding sync.WaitGroup
-	finding.Go(func() {
-		defer close(found)
-		v.find(found, stop)
-	})
-	defer finding.Wait()
-	defer close(stop)
-
-	var count uint64
-	buf := make([]byte, 1, blockTarget+blockTarget/8)
-	buf[0] = blockEntries
-	flush := func() error {
-		if len(buf) == 1 {
-			return nil
-		}
-		err := blocks.Write(buf)
-		buf = buf[:1]
-		return err
+	s := saver{view: v, stop: make(chan struct{})}
+	workers := runtime.GOMAXPROCS(0)
+	s.spare = make(chan []byte, workers*blocksAhead)
+	next := make(chan *segment)
+	inOrder := make(chan *segment, workers)
+	var working sync.WaitGroup
+	defer working.Wait()
+	defer close(s.stop)
+	working.Go(func() { s.hand(next, inOrder) })
+	for range workers {
+		working.Go(func() {
+			for seg := range next {
+				s.encode(seg)
+			}
+		})
 	}
-	space, last := engine.Space(0), ""
-	for b := range found {
-		if b.space != space {
-			if err := flush(); err != nil {
+	for seg := range inOrder {
+		for buf := range seg.blocks {
+			if err := blocks.Write(buf); err != nil {
 				return err
 			}
-			space, last = b.space, ""
+			s.recycle(buf)
 		}
-		for _, r := range b.records {
-			buf = v.appendRecord(buf, space, r, last)
-			last = r.key()
-			if len(buf) >= blockTarget {
-				if err := flush(); err != nil {
-					return err
-				}
-				last = ""
-			}
-		}
-		count += uint64(len(b.records))
 	}
-	if err := flush(); err != nil {
-		return err
-	}
-	if err := blocks.Write(binary.AppendUvarint([]byte{blockEnd}, count)); err != nil {
+	if err := blocks.Write(binary.AppendUvarint([]byte{blockEnd}, s.count.Load())); err != nil {
 		return err
 	}
 	return bw.Flush()
 }
 
-// batch is some entries of a space, in their order.
-type batch struct {
-	space   engine.Space
-	records []*record
+// saver is a Save under way.
+type saver struct {
+	view  *View
+	count atomic.Uint64 // entries
+	stop  chan struct{} // closed when nothing more is wanted
+	spare chan []byte   // memory of blocks that have been written
 }
 
-// find sends all entries that the view shows, unless it is stopped.
-func (v *View) find(found chan<- batch, stop <-chan struct{}) {
-	const atOnce = 1024
+// blocksAhead is how many blocks a goroutine may be ahead of what is written.
+const blocksAhead = 4
+
+// segment is the keys of a space from one up to another.
+type segment struct {
+	space    engine.Space
+	from, to string
+	blocks   chan []byte // closed when there are no more
+}
+
+// hand hands out all segments, to those who encode them and to the one who writes
+// them. What is a group of the order now makes a good segment.
+func (s *saver) hand(next, inOrder chan<- *segment) {
+	defer close(inOrder)
+	defer close(next)
 	for space := range engine.Spaces {
-		b := batch{space: space}
-		send := func() bool {
-			select {
-			case found <- b:
-				b.records = make([]*record, 0, atOnce)
-				return true
-			case <-stop:
-				return false
+		lows := s.view.db.spaces[space].order.root.Load().lows
+		for i, low := range lows {
+			seg := &segment{space: space, from: low, blocks: make(chan []byte, blocksAhead)}
+			if i+1 < len(lows) {
+				seg.to = lows[i+1]
+			}
+			for _, to := range []chan<- *segment{inOrder, next} {
+				select {
+				case to <- seg:
+				case <-s.stop:
+					return
+				}
 			}
 		}
-		stopped := false
-		v.walk(space, "", "", false, func(r *record) bool {
-			b.records = append(b.records, r)
-			stopped = len(b.records) == atOnce && !send()
-			return !stopped
-		})
-		if stopped || len(b.records) > 0 && !send() {
-			return
+	}
+}
+
+// encode makes the blocks of a segment.
+func (s *saver) encode(seg *segment) {
+	defer close(seg.blocks)
+	var count uint64
+	buf, last, stopped := s.block(), "", false
+	send := func() {
+		select {
+		case seg.blocks <- buf:
+			buf, last = s.block(), ""
+		case <-s.stop:
+			stopped = true
 		}
+	}
+	s.view.walk(seg.space, seg.from, seg.to, false, func(r *record) bool {
+		buf = s.view.appendRecord(buf, seg.space, r, last)
+		last = r.key()
+		count++
+		if len(buf) >= blockTarget {
+			send()
+		}
+		return !stopped
+	})
+	if len(buf) > 1 && !stopped {
+		send()
+	}
+	s.count.Add(count)
+}
+
+// block returns the beginning of a block of entries.
+func (s *saver) block() []byte {
+	select {
+	case b := <-s.spare:
+		return append(b[:0], blockEntries)
+	default:
+		return append(make([]byte, 0, blockTarget+blockTarget/8), blockEntries)
+	}
+}
+
+// recycle keeps the memory of a block, unless it is a large one.
+func (s *saver) recycle(b []byte) {
+	if cap(b) > 2*blockTarget {
+		return
+	}
+	select {
+	case s.spare <- b:
+	default:
 	}
 }
 

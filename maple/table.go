@@ -47,7 +47,7 @@ type shard struct {
 	// never falls while the shard is in use.
 	depth atomic.Uint32
 
-	old    map[string]*version // what is kept for views, by key; under mu
+	old    map[string]*history // what is kept for views, by key; under mu
 	ghosts int                 // tombstones among the records; under mu
 	_      [64 - 48]byte       // a cache line of its own
 }

@@ -39,6 +39,11 @@ type views struct {
 
 	versions atomic.Int64 // that are kept
 	bytes    atomic.Int64 // that they take
+
+	// trimming is held while versions are dropped that no view needs any longer.
+	// left is how many were kept after that was done the last time.
+	trimming sync.Mutex
+	left     int64
 }
 
 const opening = math.MaxUint64
@@ -51,6 +56,9 @@ type version struct {
 	rec   *record
 	older *version
 }
+
+// history is the old versions of a key, the newest first.
+type history struct{ newest *version }
 
 // versionShare is the memory that a kept version is reckoned to take besides its
 // record: its link, its key, and its part of the shard's map.
@@ -66,8 +74,15 @@ func (db *DB) view() *View {
 	defer vs.Unlock()
 	// From here on, writes keep whatever they supersede.
 	vs.newest.Store(opening)
-	v.revision = db.revision.Load()
-	v.now = db.now()
+	// The clock is read again if something has changed meanwhile, so that the
+	// view is of one instant; but not for ever.
+	for range 3 {
+		v.revision = db.revision.Load()
+		v.now = db.now()
+		if db.revision.Load() == v.revision {
+			break
+		}
+	}
 	if db.clock == nil {
 		v.epochs = *db.epochs.Load()
 	}
@@ -100,9 +115,11 @@ func (v *View) version(sh *shard, r *record) *record {
 	// has its next version, and a key that is deleted leaves a tombstone.
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	for old := sh.old[r.key()]; old != nil; old = old.older {
-		if old.rec.rev <= v.revision {
-			return old.rec
+	if h := sh.old[r.key()]; h != nil {
+		for old := h.newest; old != nil; old = old.older {
+			if old.rec.rev <= v.revision {
+				return old.rec
+			}
 		}
 	}
 	return nil
@@ -144,40 +161,40 @@ func (v *View) epochOf(r *record) *epoch {
 // key's shard, which is held. It tells whether the key has old versions.
 func (db *DB) keep(l *locked, old *record) bool {
 	vs := &db.views
+	h := l.old[old.key()]
 	newest := vs.newest.Load()
-	if newest == 0 {
-		if l.old != nil {
-			// What views left behind that have been given up since goes with it.
-			vs.drop(l.old[old.key()])
-			delete(l.old, old.key())
+	if newest != 0 && old.rev <= newest {
+		if h == nil {
+			if l.old == nil {
+				l.old = make(map[string]*history)
+			}
+			h = new(history)
+			l.old[strings.Clone(old.key())] = h // the record may go before its key does
 		}
-		return false
-	}
-	chain := l.old[old.key()]
-	if old.rev <= newest {
-		if l.old == nil {
-			l.old = make(map[string]*version)
-		}
-		key := old.key()
-		if chain == nil {
-			key = strings.Clone(key) // the record may go before its key does
-		}
-		chain = &version{old, chain}
-		l.old[key] = chain
+		h.newest = &version{old, h.newest}
 		vs.versions.Add(1)
 		vs.bytes.Add(old.kept())
+		// Whoever gives the last view up looks at the number of versions after
+		// that; if it was too early to see this one, it is seen here.
+		newest = vs.newest.Load()
 	}
-	return chain != nil
+	if newest == 0 && h != nil {
+		// What views left behind that have been given up since goes with it.
+		vs.drop(h)
+		delete(l.old, old.key())
+		return false
+	}
+	return h != nil
 }
 
 // kept is the memory that r is reckoned to take as an old version.
 func (r *record) kept() int64 { return int64(allocated(r.length())) + versionShare }
 
 // drop counts versions as gone.
-func (vs *views) drop(chain *version) {
-	for ; chain != nil; chain = chain.older {
+func (vs *views) drop(h *history) {
+	for v := h.newest; v != nil; v = v.older {
 		vs.versions.Add(-1)
-		vs.bytes.Add(-chain.rec.kept())
+		vs.bytes.Add(-v.rec.kept())
 	}
 }
 
@@ -200,12 +217,21 @@ func (v *View) doRelease() {
 	if vs.versions.Load() == 0 {
 		return
 	}
+	vs.trimming.Lock()
+	defer vs.trimming.Unlock()
+	// As long as others are open, it is done when there is as much again to look
+	// at as was left before, so that a short view beside a long one is cheap.
+	const slack = 1024
+	if newest != 0 && vs.versions.Load() < 2*vs.left+slack {
+		return
+	}
 	for space := range db.spaces {
 		sp := &db.spaces[space]
 		for i := range sp.table.shards {
 			sp.trim(&sp.table.shards[i], vs)
 		}
 	}
+	vs.left = vs.versions.Load()
 }
 
 // trim drops the versions of a shard that no open view shows. Writers of the
@@ -218,15 +244,15 @@ func (sp *keyspace) trim(sh *shard, vs *views) {
 		old := sh.old
 		sh.old = nil
 		sh.mu.Unlock()
-		for _, chain := range old {
-			vs.drop(chain)
+		for _, h := range old {
+			vs.drop(h)
 		}
 		sh.mu.Lock()
 		return
 	}
 	const atOnce = 32
 	n := 0
-	for key, chain := range sh.old {
+	for key, h := range sh.old {
 		// Mutual exclusion is all that a map asks for: writers may change it
 		// between two steps of this loop.
 		if n++; n%atOnce == 0 {
@@ -234,11 +260,11 @@ func (sp *keyspace) trim(sh *shard, vs *views) {
 			runtime.Gosched()
 			sh.mu.Lock()
 			active = vs.settledActive(sh)
-			if chain = sh.old[key]; chain == nil {
+			if h = sh.old[key]; h == nil {
 				continue
 			}
 		}
-		sp.trimKey(sh, vs, active, key, chain)
+		sp.trimKey(sh, vs, active, key, h)
 	}
 	if len(sh.old) == 0 {
 		sh.old = nil
@@ -258,7 +284,7 @@ func (vs *views) settledActive(sh *shard) []*View {
 }
 
 // trimKey drops the versions of one key that none of the views shows.
-func (sp *keyspace) trimKey(sh *shard, vs *views, active []*View, key string, chain *version) {
+func (sp *keyspace) trimKey(sh *shard, vs *views, active []*View, key string, h *history) {
 	t := sp.table
 	l := locked{shard: sh, place: t.place(key)}
 	l.probe(*sh.array.Load()) // a key with old versions is in the table
@@ -267,23 +293,19 @@ func (sp *keyspace) trimKey(sh *shard, vs *views, active []*View, key string, ch
 		l.lookInstead(*sh.array.Load(), key)
 	}
 
-	var first, last *version // of those that stay
 	until := l.rec.rev
-	for v := chain; v != nil; v = v.older {
+	for link := &h.newest; *link != nil; {
+		v := *link
 		if isShown(active, v.rec.rev, until) {
-			if v2 := (&version{rec: v.rec}); last == nil {
-				first, last = v2, v2
-			} else {
-				last.older, last = v2, v2
-			}
+			link = &v.older
 		} else {
+			*link = v.older
 			vs.versions.Add(-1)
 			vs.bytes.Add(-v.rec.kept())
 		}
 		until = v.rec.rev
 	}
-	if first != nil {
-		sh.old[key] = first
+	if h.newest != nil {
 		return
 	}
 	delete(sh.old, key)

@@ -62,7 +62,8 @@ var (
 	ErrUnavailable = sentinel(1, KindNotApplied, "dkv: unavailable, not applied")
 
 	// ErrBusy is returned when the context ended while the operation waited in
-	// a full queue. Kind: not applied.
+	// a full queue, and for a scan over a network when too many are under way on
+	// the connection. Kind: not applied.
 	ErrBusy = sentinel(2, KindNotApplied, "dkv: too busy, not applied")
 
 	// ErrUnknown is returned when the context ended, or the store was closed,

@@ -85,7 +85,9 @@ func (s *Store) GetEntry(ctx context.Context, key string) (store.Entry, bool, er
 		return store.Entry{}, false, err
 	}
 	e, ok := s.db.Entry(engine.Keys, key)
-	e.Value = ops.Clone(e.Value)
+	if ok {
+		e.Key, e.Value = key, ops.Clone(e.Value)
+	}
 	return e, ok, nil
 }
 

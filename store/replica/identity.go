@@ -27,7 +27,7 @@ const (
 	identityFile = "IDENTITY.json"
 	raftDir      = "raft"
 
-	identityFormat = 1
+	identityFormat = 2
 )
 
 // identity says which member of which group the data in a directory is.

@@ -91,7 +91,7 @@ func (m *machine) apply(cmd []byte) sm.Result {
 		m.store.ticker.wanted() // a member has started, see batcher.start
 	}
 	results, ok := m.sessions.apply(db, b)
-	// A batch may leave as many deadlines behind as it has operations.
+	// An operation may leave two deadlines behind; ticks carry out many more.
 	db.Reap(reapPerBatch + len(b.Ops))
 	if b.Member == m.store.member && b.Incarnation == m.store.incarnation {
 		m.store.batcher.applied(b.Slot, b.Seq, results, ok)
