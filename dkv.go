@@ -104,9 +104,10 @@ func (db *DB) listen(endpoints []string) error {
 func (db *DB) Ready(ctx context.Context) error { return db.backend.Ready(ctx) }
 
 // Close turns new operations away, lets those under way finish for up to 2 s,
-// those of clients included, hands leadership over to another member and stops. It returns within 5 s, with
-// [ErrCloseTimeout] if something would not stop, and may be called more than
-// once. A store in memory is gone then; a directory can be opened again.
+// those of clients included, hands leadership over to another member and stops. It
+// returns within 5 s, with [ErrCloseTimeout] if something would not stop, and may
+// be called more than once. A store in memory is gone then; a directory can be
+// opened again. A scan that is under way may go on.
 func (db *DB) Close() error {
 	db.closing.Do(func() {
 		var answered sync.WaitGroup

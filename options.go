@@ -47,7 +47,8 @@ type Options struct {
 	Clock store.Clock
 
 	// MaxBytes is how much memory, in bytes, what is stored may take: the Size of
-	// [Info], which is within some percent of what the heap grows by. A write
+	// [Info], which is within 5% of what the heap grows by as a store is filled. A
+	// write
 	// that would take it further fails with [ErrFull] and changes nothing. In a
 	// group it holds for the writes of this member, so give it to all. Default:
 	// no limit.

@@ -192,6 +192,20 @@ func (t *table) all(f func(*shard, *record)) {
 	}
 }
 
+// lock locks the shard. It is held for a microsecond or two, so who finds it locked
+// tries again for some more before it lets itself be put aside: to be woken takes
+// a hundred, and sometimes, when the system wakes a thread where another runs,
+// milliseconds.
+func (sh *shard) lock() {
+	const tries = 5000 // some 10 µs
+	for range tries {
+		if sh.mu.TryLock() {
+			return
+		}
+	}
+	sh.mu.Lock()
+}
+
 // locked is a key whose shard is locked.
 type locked struct {
 	*shard
@@ -207,7 +221,7 @@ type locked struct {
 func (t *table) lock(key string) locked {
 	l := locked{place: t.place(key)}
 	l.shard = &t.shards[l.place.shard]
-	l.mu.Lock()
+	l.lock()
 	if array := l.array.Load(); array != nil {
 		l.probe(*array)
 		if l.rec == nil && l.depth.Load() > 0 || l.rec != nil && l.rec.key() != key {
@@ -220,7 +234,7 @@ func (t *table) lock(key string) locked {
 // lockAt locks the shard of a place.
 func (t *table) lockAt(p place) locked {
 	l := locked{shard: &t.shards[p.shard], place: p}
-	l.mu.Lock()
+	l.lock()
 	if array := l.array.Load(); array != nil {
 		l.probe(*array)
 	}

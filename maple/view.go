@@ -113,7 +113,7 @@ func (v *View) version(sh *shard, r *record) *record {
 	}
 	// As long as the view is open, what it shows of a key is kept until the key
 	// has its next version, and a key that is deleted leaves a tombstone.
-	sh.mu.Lock()
+	sh.lock()
 	defer sh.mu.Unlock()
 	if h := sh.old[r.key()]; h != nil {
 		for old := h.newest; old != nil; old = old.older {
@@ -250,7 +250,7 @@ func (sp *keyspace) trim(sh *shard, vs *views) {
 		sh.mu.Lock()
 		return
 	}
-	const atOnce = 32
+	const atOnce = 16
 	n := 0
 	for key, h := range sh.old {
 		// Mutual exclusion is all that a map asks for: writers may change it
@@ -258,7 +258,7 @@ func (sp *keyspace) trim(sh *shard, vs *views) {
 		if n++; n%atOnce == 0 {
 			sh.mu.Unlock()
 			runtime.Gosched()
-			sh.mu.Lock()
+			sh.lock()
 			active = vs.settledActive(sh)
 			if h = sh.old[key]; h == nil {
 				continue

@@ -9,7 +9,7 @@ import (
 )
 
 // reapAtOnce bounds how many deadlines are carried out in one go, so that no
-// writer that sets a deadline waits long for the reaper.
+// writer that sets an earlier deadline than all before waits long for the reaper.
 const reapAtOnce = 256
 
 // reaper has the DB's deadlines carried out when they come. It is a timer that

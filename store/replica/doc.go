@@ -18,7 +18,7 @@
 //     nobody waits for it any longer.
 //  4. machine.Update decodes the entry on every member. The sessions, which are
 //     part of the state, recognize a batch that was applied before and answer
-//     it with its first results; otherwise maple applies each operation.
+//     it with its first results; otherwise the engine applies each operation.
 //  5. On the member that proposed it, the batcher gives each caller its result.
 //     A caller whose context ended before that has returned: with
 //     store.ErrUnavailable if the operation was in no attempt that may succeed,
@@ -33,7 +33,8 @@
 //     has applied all that was committed when the leader was asked. If that fails
 //     it is tried again.
 //  3. The reads of the round look into the engine, each on its own goroutine,
-//     beside the writes that are being applied.
+//     beside the writes that are being applied. A scan opens a view, between two
+//     log entries, and goes through that.
 //
 // # Time
 //
