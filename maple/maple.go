@@ -13,8 +13,7 @@
 //
 // What bounds it, measured on two processors (BENCHMARKS.md): a new key costs twice
 // a bare map's because it has to find its page of the order, and pages that fill up
-// are split by looking up the 64 keys that they have; a page that held the keys
-// themselves was no faster and took three times the memory. Save and Load wait for
+// are split by looking up the 64 keys that they have. Save and Load wait for
 // memory: records lie where the allocator put them. A SetE is a Set that reads the
 // clock and writes 24 bytes more; one that brings a deadline forward sets a
 // reminder besides. The longest stall of a Set beside the carrying out of a million

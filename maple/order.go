@@ -19,8 +19,8 @@ import (
 // groups of them, and one root of groups: both are replaced when pages are split
 // or merged, never changed, so that the way to a page takes no lock.
 //
-// A B-tree with the keys in it, which is what this was measured against, took 1.4
-// µs and some 35 bytes for a key of 17.
+// In a B-tree with the keys themselves, which would be there twice then, a new one
+// among a million took 1.4 µs.
 type order struct {
 	table *table
 

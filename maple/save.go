@@ -194,7 +194,7 @@ func (v *View) appendMoment(b []byte) []byte {
 
 // appendRecord appends one entry. Last is the key of the one before it, or "".
 func (v *View) appendRecord(b []byte, space engine.Space, r *record, last string) []byte {
-	flags := byte(space)<<spaceShift | noDeadlines
+	flags := byte(space) << spaceShift
 	d := r.deadlines()
 	var expire, delete int64
 	if d != nil {

@@ -91,9 +91,9 @@ func (p *walkedPage) read(sp *keyspace, key string, before bool) (low, high stri
 }
 
 // find looks up what the view shows of the keys from one up to another, and sorts
-// it; what a view shows has one place. The places lie all over the table's memory, so each step is done for all of
-// them before the next, which has the processor wait for many at a time and not
-// for one after the other.
+// it; what a view shows has one place. The places lie all over the table's memory,
+// so each step is done for all of them before the next, which has the processor
+// wait for many at a time and not for one after the other.
 func (p *walkedPage) find(v *View, t *table, from, to string) {
 	for _, at := range p.places {
 		t.touch(at)

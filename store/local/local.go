@@ -1,6 +1,6 @@
 // Package local is a store in the memory of one process: an engine, Maple unless
-// another is asked for, that runs on the process's monotonic clock. It has no files, no ports, and neither
-// goroutine nor timer while no key has a deadline.
+// another is asked for, that runs on the process's monotonic clock. It has no
+// files, no ports, and neither goroutine nor timer while no key has a deadline.
 package local
 
 import (

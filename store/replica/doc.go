@@ -1,7 +1,8 @@
 // Package replica is a store that is durable, and replicated if it has peers: a
-// Raft group of Dragonboat whose state machine is an engine, Maple unless another is asked for, run inside the
-// program that embeds it. It leaves to the engine what an operation means, to
-// Dragonboat how members agree on a log, and to package dkv how it is presented.
+// Raft group of Dragonboat whose state machine is an engine, Maple unless another
+// is asked for, run inside the program that embeds it. It leaves to the engine what
+// an operation means, to Dragonboat how members agree on a log, and to package dkv
+// how it is presented.
 //
 // # One write
 //

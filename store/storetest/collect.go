@@ -52,9 +52,9 @@ const unset store.Revision = math.MaxUint64
 func checkYielded(r store.Range, before []store.Entry, e store.Entry) error {
 	switch {
 	case *r.At == unset:
-		return fmt.Errorf("At is not set when %s is yielded", showEntry(e))
+		return fmt.Errorf("the revision At is not set when %s is yielded", showEntry(e))
 	case e.Revision > *r.At:
-		return fmt.Errorf("At is %d and the scan yields %s", *r.At, showEntry(e))
+		return fmt.Errorf("the revision At is %d and the scan yields %s", *r.At, showEntry(e))
 	case !within(r, e.Key):
 		return fmt.Errorf("%s is not in the range", showEntry(e))
 	case r.Limit > 0 && len(before) == r.Limit:

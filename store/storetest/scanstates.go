@@ -155,7 +155,7 @@ var scanStateChecks = []check{
 					return err
 				}
 				if uint64(at) < before {
-					return fmt.Errorf("At is %d in a scan that began after one with %d had ended", at, before)
+					return fmt.Errorf("the revision At is %d in a scan that began after one with %d had ended", at, before)
 				}
 				for old := last.Load(); old < uint64(at) && !last.CompareAndSwap(old, uint64(at)); old = last.Load() {
 				}
