@@ -99,7 +99,7 @@ func (db *DB) CheckInvariants() error {
 		if len(ordered) > 0 {
 			return fmt.Errorf("the order of space %d has places of no key: %v", space, ordered)
 		}
-		if got := sp.keys.Load(); got != keys {
+		if got := sp.keys.Value(); got != keys {
 			return fmt.Errorf("%d keys are counted in space %d, %d are there", got, space, keys)
 		}
 	}
@@ -111,8 +111,8 @@ func (db *DB) CheckInvariants() error {
 	switch {
 	case db.size.Load() != size:
 		return fmt.Errorf("size is %d, not %d", size, db.size.Load())
-	case db.bytes.Load() != bytes:
-		return fmt.Errorf("bytes are %d, not %d", bytes, db.bytes.Load())
+	case db.bytes.Value() != bytes:
+		return fmt.Errorf("bytes are %d, not %d", bytes, db.bytes.Value())
 	case db.views.versions.Load() != versions || db.views.bytes.Load() != kept:
 		return fmt.Errorf("%d versions of %d bytes are kept, %d of %d are counted", versions, kept, db.views.versions.Load(), db.views.bytes.Load())
 	case len(*db.views.active.Load()) == 0 && versions > 0:

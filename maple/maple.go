@@ -36,6 +36,8 @@ import (
 
 	"dkv/store"
 	"dkv/store/engine"
+
+	"github.com/puzpuzpuz/xsync/v3"
 )
 
 // Factory makes Maples.
@@ -64,26 +66,27 @@ type DB struct {
 	expiry expiry
 	views  views
 
-	bytes atomic.Int64 // lengths of keys and values in space Keys
-	size  atomic.Int64 // what records are reckoned to take
+	bytes *xsync.Counter // lengths of keys and values in space Keys
+	size  atomic.Int64   // what records are reckoned to take
 }
 
 // keyspace is the keys of one space.
 type keyspace struct {
 	table *table
 	order *order
-	keys  atomic.Int64 // records that are no tombstones
+	keys  *xsync.Counter // records that are no tombstones
 }
 
 var _ engine.Engine = (*DB)(nil)
 
 // New returns an empty DB.
 func New(opts engine.Options) *DB {
-	db := &DB{clock: opts.Now}
+	db := &DB{clock: opts.Now, bytes: xsync.NewCounter()}
 	for i := range db.spaces {
 		sp := &db.spaces[i]
 		sp.table = newTable()
 		sp.order = newOrder(sp.table)
+		sp.keys = xsync.NewCounter()
 	}
 	if db.clock == nil {
 		db.epochs.Store(&epochs{settling: newEpoch(0), open: newEpoch(0)})
@@ -135,9 +138,9 @@ func (db *DB) Revision() uint64 { return db.revision.Load() }
 // Info fills in what the engine knows.
 func (db *DB) Info(info *store.Info) {
 	info.Revision = store.Revision(db.revision.Load())
-	info.Keys = db.spaces[engine.Keys].keys.Load()
-	info.Locks = db.spaces[engine.Locks].keys.Load()
-	info.Bytes = db.bytes.Load()
+	info.Keys = db.spaces[engine.Keys].keys.Value()
+	info.Locks = db.spaces[engine.Locks].keys.Value()
+	info.Bytes = db.bytes.Value()
 	info.Size = db.size.Load()
 	info.Views = len(*db.views.active.Load())
 	info.Retained = db.views.versions.Load()

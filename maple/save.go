@@ -175,7 +175,7 @@ func (v *View) header() []byte {
 	b = binary.AppendUvarint(b, streamVersion)
 	for space := range engine.Spaces {
 		// So many there are now, which may be other than in the view: a hint.
-		b = binary.AppendUvarint(b, uint64(v.db.spaces[space].keys.Load()))
+		b = binary.AppendUvarint(b, uint64(v.db.spaces[space].keys.Value()))
 	}
 	return v.appendMoment(b)
 }
