@@ -35,9 +35,6 @@ func TestOrderOfManyKeysIsThatOfASortedSlice(t *testing.T) {
 	for name, key := range orders {
 		t.Run(name, func(t *testing.T) {
 			n := 3 * perPage * perGroup
-			if testing.Short() {
-				n /= 3
-			}
 			db := New(engine.Options{})
 			var twin []string
 			check := func(twin []string) {

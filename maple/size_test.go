@@ -83,6 +83,9 @@ func TestSizeIsWithinFivePercentOfHeapGrowth(t *testing.T) {
 }
 
 func TestAllocatedIsWhatTheAllocatorTakes(t *testing.T) {
+	if testing.Short() {
+		t.SkipNow() // under the race detector memory is another
+	}
 	var before, after runtime.MemStats
 	for _, n := range []int{1, 24, 25, 49, 65, 500, 513, 1000, 1024, 1025, 2000, 5000, 20_000, 32_768, 32_769, 40_000, 100_000, 1 << 20} {
 		const times = 200
