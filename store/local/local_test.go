@@ -9,6 +9,7 @@ import (
 
 	"dkv/internal/clock"
 	"dkv/store"
+	"dkv/store/engine/enginetest"
 	"dkv/store/storetest"
 
 	"go.uber.org/goleak"
@@ -19,6 +20,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestConformance(t *testing.T) {
 	storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
 		s := Open(Options{})
+		t.Cleanup(func() { s.Close() })
+		return []store.Store{s}
+	}})
+}
+
+// TestConformanceOnTheNaiveEngine shows that the store asks no more of an engine than
+// package engine says.
+func TestConformanceOnTheNaiveEngine(t *testing.T) {
+	storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
+		s := Open(Options{Engine: enginetest.Naive})
 		t.Cleanup(func() { s.Close() })
 		return []store.Store{s}
 	}})
