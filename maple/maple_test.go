@@ -94,37 +94,6 @@ func TestViewHoldsWhileWritersGoOn(t *testing.T) {
 	}
 }
 
-func TestConcurrentWritersGetDistinctRevisionsAndOneWins(t *testing.T) {
-	db := New(engine.Options{Now: func() time.Duration { return 0 }})
-	const writers, keys = 8, 200
-	var won [keys]atomic.Int64
-	var seen sync.Map
-	var wg sync.WaitGroup
-	for range writers {
-		wg.Go(func() {
-			for k := range keys {
-				res := db.Apply(&engine.Op{Kind: engine.SetIfUnset, Key: fmt.Sprint(k), Value: []byte("v")}, 0)
-				if !res.Done {
-					continue
-				}
-				won[k].Add(1)
-				if _, twice := seen.LoadOrStore(res.Revision, k); twice {
-					t.Errorf("revision %d given twice", res.Revision)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	for k := range won {
-		if n := won[k].Load(); n != 1 {
-			t.Errorf("%d writers set key %d", n, k)
-		}
-	}
-	if db.Revision() != keys {
-		t.Errorf("revision %d after %d changes", db.Revision(), keys)
-	}
-}
-
 func TestRenewingOneKeyForEverTakesNoMemory(t *testing.T) {
 	db := New(engine.Options{Now: func() time.Duration { return 0 }})
 	for range 100_000 {

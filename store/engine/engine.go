@@ -130,7 +130,8 @@ type Engine interface {
 	// Reap carries out deadlines that have come, in the order of the deadlines
 	// and, where those are equal, of the revisions of the entries, but no more
 	// than limit of them, and returns how many it did: if that is limit, there
-	// may be more. Readers see the effect of a deadline the moment it comes;
+	// may be more. With a clock, but not without, it may leave off earlier if it
+	// has had much else to do; NextDeadline then has come. Readers see the effect of a deadline the moment it comes;
 	// reaping gives the memory back and the change its revision.
 	Reap(limit int) int
 
