@@ -46,11 +46,24 @@ func deaf(t *testing.T) (endpoint string) {
 }
 
 func TestOperationsEndWithTheirContextWhateverTheServerDoes(t *testing.T) {
-	c := connect(t, deaf(t))
 	const limit = time.Second // shorter than silence
+	// A machine that is busy with other tests may not get a write under way in
+	// that time.
+	for tries := 1; !writesGetStuck(t, limit) && !t.Failed(); tries++ {
+		if tries == 5 {
+			t.Fatal("no write got under way")
+		}
+	}
+}
+
+// writesGetStuck has more written to a deaf server than the sockets hold, and
+// tells whether any of it was sent.
+func writesGetStuck(t *testing.T, limit time.Duration) bool {
+	t.Helper()
+	c := connect(t, deaf(t))
 	var stuck atomic.Int64
 	var wg sync.WaitGroup
-	for i := range 3 { // more than the sockets hold, and no more than that
+	for i := range 3 {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
@@ -61,14 +74,14 @@ func TestOperationsEndWithTheirContextWhateverTheServerDoes(t *testing.T) {
 			} else if kind == store.KindUnknown {
 				stuck.Add(1)
 			}
-			if took := time.Since(began); took > limit+2*time.Second {
+			if took := time.Since(began); took > limit+5*time.Second {
 				t.Errorf("a write with %v to go took %v", limit, took)
 			}
 		})
 	}
 	wg.Wait()
 	if stuck.Load() == 0 {
-		t.Fatal("no write got under way")
+		return false
 	}
 	// Nothing gets past the large values: a small one is never sent.
 	ctx, cancel := context.WithTimeout(context.Background(), limit/10)
@@ -76,6 +89,7 @@ func TestOperationsEndWithTheirContextWhateverTheServerDoes(t *testing.T) {
 	if err := c.Set(ctx, "k", nil); store.KindOf(err) != store.KindNotApplied {
 		t.Errorf("a write that was not sent: %v", err)
 	}
+	return true
 }
 
 func TestClientLeavesAServerThatIsSilent(t *testing.T) {
