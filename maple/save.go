@@ -52,7 +52,7 @@ func (v *View) Save(w io.Writer) error {
 	}
 	s := saver{view: v, stop: make(chan struct{})}
 	workers := runtime.GOMAXPROCS(0)
-	s.spare = make(chan []byte, workers*blocksAhead)
+	s.spare = make(chan []byte, 2*workers*(blocksAhead+1))
 	next := make(chan *segment)
 	inOrder := make(chan *segment, workers)
 	var working sync.WaitGroup
@@ -125,16 +125,21 @@ func (s *saver) hand(next, inOrder chan<- *segment) {
 func (s *saver) encode(seg *segment) {
 	defer close(seg.blocks)
 	var count uint64
-	buf, last, stopped := s.block(), "", false
+	var buf []byte // the block that is being made, nil if none is
+	var last string
+	stopped := false
 	send := func() {
 		select {
 		case seg.blocks <- buf:
-			buf, last = s.block(), ""
+			buf, last = nil, ""
 		case <-s.stop:
 			stopped = true
 		}
 	}
 	s.view.walk(seg.space, seg.from, seg.to, false, func(r *record) bool {
+		if buf == nil {
+			buf = s.block()
+		}
 		buf = s.view.appendRecord(buf, seg.space, r, last)
 		last = r.key()
 		count++
@@ -143,7 +148,7 @@ func (s *saver) encode(seg *segment) {
 		}
 		return !stopped
 	})
-	if len(buf) > 1 && !stopped {
+	if buf != nil && !stopped {
 		send()
 	}
 	s.count.Add(count)
