@@ -55,9 +55,7 @@ type DB struct {
 
 // backend is what stands behind a DB.
 type backend interface {
-	store.Store
-	lock.Backend
-	Ready(ctx context.Context) error
+	transport.Backend
 	Close() error
 }
 

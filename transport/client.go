@@ -8,10 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"dkv/internal/command"
 	"dkv/internal/ops"
 	"dkv/store"
-	"dkv/store/engine"
 )
 
 const (
@@ -24,8 +22,10 @@ const (
 )
 
 // Client is a store.Store and a lock.Backend that some node's Server answers. It
-// goes on at the next endpoint when one fails, and repeats what certainly had no
-// effect: reads, and writes that no server has been sent.
+// goes on at the next endpoint when one fails, and repeats what was not answered,
+// until the context ends: reads have no effect, and a write has its effect once
+// however often it is sent, as package once has it. All endpoints must be of
+// servers of the same store.
 type Client struct {
 	ops.Writes
 	endpoints []string
@@ -34,6 +34,8 @@ type Client struct {
 	cancel    context.CancelFunc
 	dialing   chan struct{}  // has room for the one who dials
 	work      sync.WaitGroup // two goroutines for each connection
+	enrolling chan struct{}  // has room for the one who enrols
+	enrolment atomic.Pointer[enrolment]
 
 	mu struct {
 		sync.Mutex
@@ -57,7 +59,7 @@ func NewClient(endpoints []string) (*Client, error) {
 			return nil, err
 		}
 	}
-	c := &Client{endpoints: append([]string(nil), endpoints...), dialing: make(chan struct{}, 1)}
+	c := &Client{endpoints: append([]string(nil), endpoints...), dialing: make(chan struct{}, 1), enrolling: make(chan struct{}, 1)}
 	c.mu.open = make(map[*clientConn]struct{})
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.Writes = ops.New(c.do)
@@ -146,19 +148,9 @@ func (c *Client) read(ctx context.Context, m method, key string) ([]byte, error)
 	return c.call(ctx, m, []byte(key))
 }
 
-func (c *Client) do(ctx context.Context, op *engine.Op) (engine.Result, error) {
-	b, err := c.call(ctx, methodWrite, command.AppendOp(nil, op))
-	if err != nil {
-		return engine.Result{}, err
-	}
-	res, err := parseResult(b)
-	return res, garbled(err, store.ErrUnknown)
-}
-
-// call sends a request until a server has answered it, ctx ends, or it may have
-// had an effect that is not known.
+// call sends a request until a server has answered it or ctx ends.
 func (c *Client) call(ctx context.Context, m method, arg []byte) ([]byte, error) {
-	conn, resp, err := c.ask(ctx, m, arg)
+	conn, resp, _, err := c.ask(ctx, m, arg)
 	if err != nil {
 		return nil, err
 	}
@@ -167,63 +159,62 @@ func (c *Client) call(ctx context.Context, m method, arg []byte) ([]byte, error)
 }
 
 // ask is call for who goes on with the connection on which the answer came, and
-// has to exit it if there is no error.
-func (c *Client) ask(ctx context.Context, m method, arg []byte) (*clientConn, response, error) {
+// has to exit it if there is no error. exposed tells of a write whether there was
+// an attempt, before the one that was answered, that may have had an effect.
+func (c *Client) ask(ctx context.Context, m method, arg []byte) (conn *clientConn, resp response, exposed bool, err error) {
 	if err := ops.CheckContext(ctx); err != nil {
-		return nil, response{}, err
-	}
-	// What an operation comes to whose request was sent and not answered.
-	unanswered := store.ErrUnavailable
-	if m == methodWrite {
-		unanswered = store.ErrUnknown
+		return nil, response{}, false, err
 	}
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
-		conn, err := c.connect(ctx)
+		conn, err = c.connect(ctx)
 		if err == nil {
 			err = conn.enter()
 		}
 		if err == nil {
-			var resp response
 			var sent bool
 			resp, sent, err = conn.roundTrip(ctx, m, arg)
 			switch {
 			case err == nil && resp.code == 0:
-				return conn, resp, nil
-			case err == nil && resp.code != uint64(store.ErrClosed.Code()):
-				conn.exit()
-				return nil, response{}, resp.err(unanswered)
-			case err == nil: // the server closes, the operation had no effect
-				err = resp.err(unanswered)
+				return conn, resp, exposed, nil
+			case err == nil && resp.code == uint64(store.ErrClosed.Code()):
+				// The server closes, the operation had no effect.
+				err = resp.err(store.ErrUnavailable)
 				c.retire(conn)
+			case err == nil && m == methodWrite && resp.code == uint64(store.ErrUnknown.Code()):
+				err, exposed = resp.err(store.ErrUnknown), true
+			case err == nil && exposed && store.KindOf(resp.err(store.ErrUnknown)) == store.KindNotApplied:
+				// This attempt had no effect. Of an earlier one that is not known.
+				err = resp.err(store.ErrUnknown)
+			case err == nil:
+				conn.exit()
+				if m == methodWrite {
+					return nil, response{}, exposed, resp.err(store.ErrUnknown)
+				}
+				return nil, response{}, false, resp.err(store.ErrUnavailable)
 			case conn.stuck():
 				c.retire(conn)
 			}
 			conn.exit()
-			if sent && m == methodWrite && resp.code == 0 {
-				return nil, response{}, ended(store.ErrUnknown, ctx)
-			}
+			exposed = exposed || sent && m == methodWrite && resp.code == 0
+		}
+		closed, late := store.ErrClosed, store.ErrUnavailable
+		if exposed {
+			closed, late = store.ErrUnknown, store.ErrUnknown
 		}
 		if c.ctx.Err() != nil {
-			return nil, response{}, store.ErrClosed
+			return nil, response{}, exposed, closed
 		}
 		pause := time.NewTimer(backoff/2 + rand.N(backoff))
 		select {
 		case <-pause.C:
 		case <-c.ctx.Done():
 			pause.Stop()
-			return nil, response{}, store.ErrClosed
+			return nil, response{}, exposed, closed
 		case <-ctx.Done():
 			pause.Stop()
-			return nil, response{}, fmt.Errorf("%w (%v)", ops.Ended(store.ErrUnavailable, ctx), err)
+			return nil, response{}, exposed, fmt.Errorf("%w (%v)", ops.Ended(late, ctx), err)
 		}
 	}
-}
-
-func ended(sentinel error, ctx context.Context) error {
-	if ctx.Err() == nil {
-		return sentinel
-	}
-	return ops.Ended(sentinel, ctx)
 }
 
 // connect returns the connection in use, or makes one to the next endpoint.

@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"dkv/internal/once"
 	"dkv/store"
+	"dkv/store/engine"
 	"dkv/store/local"
 )
 
@@ -61,6 +63,7 @@ func TestOperationsEndWithTheirContextWhateverTheServerDoes(t *testing.T) {
 func writesGetStuck(t *testing.T, limit time.Duration) bool {
 	t.Helper()
 	c := connect(t, deaf(t))
+	c.enrolment.Store(&enrolment{client: 1, nonce: 1, next: 1, low: 1}) // which the server would not answer
 	var stuck atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 3 {
@@ -154,9 +157,9 @@ func TestServerAnswersWhatIsUnderWayWhenItCloses(t *testing.T) {
 // slow takes a moment for each write.
 type slow struct{ *local.Store }
 
-func (s slow) SetE(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) error {
+func (s slow) DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Result, error) {
 	time.Sleep(time.Millisecond)
-	return s.Store.SetE(ctx, key, value, expireIn, deleteIn)
+	return s.Store.DoOnce(ctx, op, id)
 }
 
 func TestThousandCallersShareOneConnection(t *testing.T) {

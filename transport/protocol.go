@@ -11,6 +11,7 @@ import (
 	"math"
 	"time"
 
+	"dkv/internal/once"
 	"dkv/store"
 	"dkv/store/engine"
 )
@@ -22,8 +23,9 @@ import (
 //	id       uvarint   chosen by the client, repeated in the response
 //	timeout  uvarint   nanoseconds the client will wait, 0 = no limit
 //	method   byte
-//	argument the rest  a key, an operation as internal/command writes it, a
-//	                   range (appendRange), or the id of a scan (uvarint)
+//	argument the rest  a key, an operation as internal/command writes it, with
+//	                   its ID, a range (appendRange), or the id of a scan
+//	                   (uvarint)
 //
 // and a response's
 //
@@ -48,7 +50,7 @@ import (
 // The timeout of a request bounds its page; a scan whose page is late is over.
 const (
 	magic   = "dkv\x00"
-	version = 1
+	version = 2
 
 	// maxFrame bounds a body: the largest operation, or a page of the largest
 	// entry alone, and what goes with it.
@@ -65,7 +67,8 @@ const (
 	methodGet
 	methodGetEntry
 	methodHas
-	methodWrite // any operation of internal/command, locks included
+	methodEnrol // its argument is an operation too
+	methodWrite // any other operation of internal/command, locks included
 	methodScan
 	methodScanNext
 	methodScanStop
@@ -233,17 +236,23 @@ func cutFound(b []byte) (rest []byte, found bool, err error) {
 }
 
 func appendResult(b []byte, res engine.Result) []byte {
-	b = appendFound(b, res.Done)
-	return binary.AppendUvarint(b, res.Revision)
+	return binary.AppendUvarint(b, once.Outcome(res))
 }
 
 func parseResult(b []byte) (engine.Result, error) {
-	b, done, err := cutFound(b)
-	revision, n := binary.Uvarint(b)
-	if err != nil || n != len(b) || n == 0 {
+	outcome, n := binary.Uvarint(b)
+	if n != len(b) || n == 0 {
 		return engine.Result{}, errProtocol
 	}
-	return engine.Result{Done: done, Revision: revision}, nil
+	return once.ResultOf(outcome), nil
+}
+
+func parseEnrolled(b []byte) (client uint64, err error) {
+	client, n := binary.Uvarint(b)
+	if n != len(b) || client == 0 {
+		return 0, garbled(errProtocol, store.ErrUnavailable)
+	}
+	return client, nil
 }
 
 func appendEntry(b []byte, e store.Entry) []byte {

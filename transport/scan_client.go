@@ -30,7 +30,7 @@ func (c *Client) scan(ctx context.Context, r store.Range, yield func(store.Entry
 	if err := cmp.Or(r.Check(), ops.CheckContext(ctx)); err != nil {
 		return err
 	}
-	conn, resp, err := c.ask(ctx, methodScan, appendRange(nil, r))
+	conn, resp, _, err := c.ask(ctx, methodScan, appendRange(nil, r))
 	if err != nil {
 		return err
 	}

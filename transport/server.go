@@ -6,6 +6,7 @@ package transport
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"dkv/internal/clock"
 	"dkv/internal/command"
+	"dkv/internal/once"
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/engine"
@@ -32,6 +34,11 @@ type Backend interface {
 	store.Store
 	lock.Backend
 	Ready(ctx context.Context) error
+
+	// Enrol and DoOnce are for clients that repeat a write until they know what
+	// came of it; see internal/ops.
+	Enrol(ctx context.Context, nonce uint64) (client uint64, err error)
+	DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Result, error)
 }
 
 // Server answers clients of any number of listeners.
@@ -284,38 +291,22 @@ func (s *Server) do(ctx context.Context, req request, scan scanRequest) ([]byte,
 	case methodHas:
 		ok, err := s.backend.Has(ctx, string(req.arg))
 		return appendFound(nil, ok), err
-	case methodWrite:
-		op, err := command.DecodeOp(req.arg)
-		if err != nil {
-			return nil, err
+	case methodEnrol:
+		op, id, err := command.DecodeOp(req.arg)
+		if err != nil || op.Kind != 0 {
+			return nil, command.ErrMalformed
 		}
-		res, err := s.write(ctx, op)
+		client, err := s.backend.Enrol(ctx, id.Nonce)
+		return binary.AppendUvarint(nil, client), err
+	case methodWrite:
+		op, id, err := command.DecodeOp(req.arg)
+		if err != nil || op.Kind == 0 {
+			return nil, command.ErrMalformed
+		}
+		res, err := s.backend.DoOnce(ctx, op, id)
 		return appendResult(nil, res), err
 	case methodScan, methodScanNext, methodScanStop:
 		return scan(ctx)
 	}
 	return nil, errProtocol
-}
-
-func (s *Server) write(ctx context.Context, op engine.Op) (res engine.Result, err error) {
-	b := s.backend
-	switch {
-	case op.Space == engine.Keys && op.Kind == engine.Set:
-		err = b.SetE(ctx, op.Key, op.Value, op.ExpireIn, op.DeleteIn)
-	case op.Space == engine.Keys && op.Kind == engine.SetIfUnset:
-		res.Done, err = b.SetEIfUnset(ctx, op.Key, op.Value, op.ExpireIn, op.DeleteIn)
-	case op.Space == engine.Keys && op.Kind == engine.Expire:
-		err = b.Expire(ctx, op.Key)
-	case op.Space == engine.Keys && op.Kind == engine.Delete:
-		err = b.Delete(ctx, op.Key)
-	case op.Space == engine.Locks && op.Kind == engine.SetIfUnset:
-		var token store.Revision
-		token, res.Done, err = b.AcquireLock(ctx, op.Key, op.Value, op.DeleteIn)
-		res.Revision = uint64(token)
-	case op.Space == engine.Locks && op.Kind == engine.CompareAndDelete:
-		res.Done, err = b.ReleaseLock(ctx, op.Key, op.Value)
-	default:
-		err = command.ErrMalformed
-	}
-	return res, err
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"dkv/internal/command"
+	"dkv/internal/once"
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/engine"
@@ -136,14 +137,15 @@ type stuck struct {
 	began chan struct{}
 }
 
-func (s stuck) SetE(ctx context.Context, _ string, _ []byte, _, _ time.Duration) error {
+func (s stuck) DoOnce(ctx context.Context, _ engine.Op, _ once.ID) (engine.Result, error) {
 	s.began <- struct{}{}
 	<-ctx.Done()
-	return store.ErrUnknown
+	return engine.Result{}, store.ErrUnknown
 }
 
 func TestWriteWhoseConnectionIsCutIsUnknown(t *testing.T) {
-	ctx := background(t)
+	ctx, cancel := context.WithCancel(background(t))
+	defer cancel()
 	s := stuck{local.Open(local.Options{}), make(chan struct{}, 1)}
 	defer s.Close()
 	server := NewServer(s)
@@ -157,6 +159,7 @@ func TestWriteWhoseConnectionIsCutIsUnknown(t *testing.T) {
 	go func() { done <- c.Set(ctx, "k", nil) }()
 	<-s.began
 	server.Close()
+	cancel() // else it would be tried again and again
 	if err := <-done; !errors.Is(err, store.ErrUnknown) {
 		t.Fatal(err)
 	}
@@ -182,7 +185,7 @@ func TestDeadlineOfTheClientEndsTheWorkOfTheServer(t *testing.T) {
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
 	w := bufio.NewWriter(conn)
 	w.Write(hello)
-	set := command.AppendOp(nil, &engine.Op{Kind: engine.Set, Key: "k"})
+	set := command.AppendOp(nil, &engine.Op{Kind: engine.Set, Key: "k"}, once.ID{})
 	for id := range uint64(n) {
 		writeFrame(w, request{id: id, timeout: time.Millisecond, method: methodWrite, arg: set}.append(nil))
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"dkv/internal/field"
+	"dkv/internal/once"
 	"dkv/store"
 	"dkv/store/engine"
 )
@@ -30,6 +31,15 @@ type Batch struct {
 	Low         [MaxSlots]uint64
 	Limit       int64 // of the size that the operations may take the state to, 0 = none
 	Ops         []engine.Op
+	IDs         []once.ID // of Ops; those behind its end are zero
+}
+
+// ID is that of an operation.
+func (b *Batch) ID(op int) once.ID {
+	if op < len(b.IDs) {
+		return b.IDs[op]
+	}
+	return once.ID{}
 }
 
 // Tick is a log entry that moves the replicated clock; the package doc of
@@ -58,9 +68,12 @@ const (
 	typeTick  = 2
 )
 
-// hasDeadlines is set in the byte of an operation's kind if its deadlines
-// follow.
-const hasDeadlines = 0x80
+// Bits of the byte of an operation's kind: whether its deadlines follow it, and
+// whether its ID goes before it.
+const (
+	hasDeadlines = 0x80
+	hasID        = 0x40
+)
 
 // AppendBatchHeader begins a batch of n operations; n AppendOps must follow. It
 // sees to Low[Slot] == Seq.
@@ -79,14 +92,27 @@ func AppendBatchHeader(b []byte, batch Batch, n int) []byte {
 	return binary.AppendUvarint(b, uint64(n))
 }
 
-// AppendOp appends one operation.
-func AppendOp(b []byte, op *engine.Op) []byte {
+// AppendOp appends one operation. One without a kind enrols a client, and has
+// nothing but its ID's nonce.
+func AppendOp(b []byte, op *engine.Op, id once.ID) []byte {
+	if op.Kind == 0 {
+		return binary.AppendUvarint(append(b, hasID), id.Nonce)
+	}
 	kind := byte(op.Kind)
 	deadlines := op.ExpireIn != 0 || op.DeleteIn != 0
 	if deadlines {
 		kind |= hasDeadlines
 	}
-	b = append(b, kind, byte(op.Space))
+	if id != (once.ID{}) {
+		b = append(b, kind|hasID)
+		b = binary.AppendUvarint(b, id.Client)
+		b = binary.AppendUvarint(b, id.Nonce)
+		b = binary.AppendUvarint(b, id.Seq)
+		b = binary.AppendUvarint(b, id.Low)
+	} else {
+		b = append(b, kind)
+	}
+	b = append(b, byte(op.Space))
 	b = binary.AppendUvarint(b, uint64(len(op.Key)))
 	b = append(b, op.Key...)
 	if op.Kind.HasValue() {
@@ -102,13 +128,13 @@ func AppendOp(b []byte, op *engine.Op) []byte {
 
 // DecodeOp reads what AppendOp wrote, and nothing after it. The value aliases b;
 // the key does not.
-func DecodeOp(b []byte) (engine.Op, error) {
+func DecodeOp(b []byte) (engine.Op, once.ID, error) {
 	d := decoder{field.NewReader(b)}
-	op := d.op()
+	op, id := d.op()
 	if !d.Complete() {
-		return engine.Op{}, ErrMalformed
+		return engine.Op{}, once.ID{}, ErrMalformed
 	}
-	return op, nil
+	return op, id, nil
 }
 
 // AppendTick appends a tick, which is a log entry of its own.
@@ -131,7 +157,7 @@ type Entry struct {
 // b; the keys do not.
 func Decode(b []byte, e *Entry) error {
 	d := decoder{field.NewReader(b)}
-	ops := e.Batch.Ops[:0]
+	ops, ids := e.Batch.Ops[:0], e.Batch.IDs[:0]
 	*e = Entry{}
 	switch d.Byte() {
 	case typeTick:
@@ -162,14 +188,19 @@ func Decode(b []byte, e *Entry) error {
 			d.Fail()
 		}
 		for i := uint64(0); i < n && !d.Bad(); i++ {
-			ops = append(ops, d.op())
+			op, id := d.op()
+			if id != (once.ID{}) {
+				ids = append(ids, make([]once.ID, len(ops)-len(ids))...)
+				ids = append(ids, id)
+			}
+			ops = append(ops, op)
 		}
 	default:
 		d.Fail()
 	}
-	e.Batch.Ops = ops
+	e.Batch.Ops, e.Batch.IDs = ops, ids
 	if !d.Complete() {
-		e.Batch.Ops = ops[:0]
+		e.Batch.Ops, e.Batch.IDs = ops[:0], ids[:0]
 		return ErrMalformed
 	}
 	return nil
@@ -178,12 +209,22 @@ func Decode(b []byte, e *Entry) error {
 // decoder takes operations off a log entry.
 type decoder struct{ field.Reader }
 
-func (d *decoder) op() engine.Op {
+func (d *decoder) op() (op engine.Op, id once.ID) {
 	kind := d.Byte()
-	op := engine.Op{
-		Kind:  engine.Kind(kind &^ hasDeadlines),
-		Space: engine.Space(d.Byte()),
+	if kind == hasID {
+		if id.Nonce = d.Uvarint(); id.Nonce == 0 {
+			d.Fail()
+		}
+		return op, id
 	}
+	if kind&hasID != 0 {
+		id = once.ID{Client: d.Uvarint(), Nonce: d.Uvarint(), Seq: d.Uvarint(), Low: d.Uvarint()}
+		if id.Client == 0 || id.Nonce == 0 || id.Low == 0 || id.Low > id.Seq {
+			d.Fail()
+		}
+	}
+	op.Kind = engine.Kind(kind &^ (hasDeadlines | hasID))
+	op.Space = engine.Space(d.Byte())
 	key := d.Bytes(store.MaxKeySize)
 	if op.Kind.HasValue() {
 		op.Value = d.Bytes(store.MaxValueSize)
@@ -201,7 +242,7 @@ func (d *decoder) op() engine.Op {
 	if !d.Bad() {
 		op.Key = string(key)
 	}
-	return op
+	return op, id
 }
 
 func (d *decoder) duration() time.Duration { return time.Duration(d.int63()) }

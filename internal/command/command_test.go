@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"dkv/internal/once"
 	"dkv/store"
 	"dkv/store/engine"
 
@@ -28,10 +29,24 @@ func genOp(t *rapid.T) engine.Op {
 	return op
 }
 
+// genID is the ID of an operation, zero as often as not.
+func genID(t *rapid.T) once.ID {
+	if rapid.Bool().Draw(t, "nobody repeats it") {
+		return once.ID{}
+	}
+	id := once.ID{
+		Client: rapid.Uint64Min(1).Draw(t, "client"),
+		Nonce:  rapid.Uint64Min(1).Draw(t, "nonce"),
+		Seq:    rapid.Uint64Min(1).Draw(t, "seq"),
+	}
+	id.Low = rapid.Uint64Range(1, id.Seq).Draw(t, "low")
+	return id
+}
+
 func appendBatch(b Batch) []byte {
 	out := AppendBatchHeader(nil, b, len(b.Ops))
 	for i := range b.Ops {
-		out = AppendOp(out, &b.Ops[i])
+		out = AppendOp(out, &b.Ops[i], b.ID(i))
 	}
 	return out
 }
@@ -50,7 +65,13 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 		}
 		in.Low[in.Slot] = in.Seq
 		for range rapid.IntRange(0, 5).Draw(t, "n") {
+			if rapid.IntRange(0, 9).Draw(t, "enrols") == 0 {
+				in.Ops = append(in.Ops, engine.Op{})
+				in.IDs = append(in.IDs, once.ID{Nonce: rapid.Uint64Min(1).Draw(t, "nonce")})
+				continue
+			}
 			in.Ops = append(in.Ops, genOp(t))
+			in.IDs = append(in.IDs, genID(t))
 		}
 		var e Entry
 		if err := Decode(appendBatch(in), &e); err != nil {
@@ -67,8 +88,12 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 				!bytes.Equal(op.Value, want.Value) || op.ExpireIn != want.ExpireIn || op.DeleteIn != want.DeleteIn {
 				t.Fatalf("operation %d: got %+v, want %+v", i, op, want)
 			}
-			if alone, err := DecodeOp(AppendOp(nil, &want)); err != nil || alone.Key != op.Key || alone.Kind != op.Kind {
-				t.Fatalf("operation %d alone: %+v, %v", i, alone, err)
+			if got.ID(i) != in.ID(i) {
+				t.Fatalf("operation %d: its ID is %v, want %v", i, got.ID(i), in.ID(i))
+			}
+			alone, id, err := DecodeOp(AppendOp(nil, &want, in.ID(i)))
+			if err != nil || alone.Key != op.Key || alone.Kind != op.Kind || id != in.ID(i) {
+				t.Fatalf("operation %d alone: %+v, %v, %v", i, alone, id, err)
 			}
 		}
 	})
@@ -92,6 +117,11 @@ func TestTickReadsBackAsItWasWritten(t *testing.T) {
 	})
 }
 
+// identified is a batch of one operation with an ID.
+func identified(id once.ID) []byte {
+	return appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: "k"}}, IDs: []once.ID{id}})
+}
+
 func TestMalformedEntriesAreRefused(t *testing.T) {
 	good := appendBatch(Batch{Member: 1, Slot: 1, Seq: 2, Ops: []engine.Op{
 		{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
@@ -108,7 +138,12 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		"unknown slot":       appendBatch(Batch{Slot: MaxSlots, Low: [MaxSlots]uint64{1}}),
 		"negative limit":     AppendBatchHeader(nil, Batch{Seq: 1, Limit: -1}, 0),
 		"too many":           AppendBatchHeader(nil, Batch{Seq: 1}, MaxOps+1),
-		"no kind":            appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Key: "k"}}}),
+		"no kind":            append(AppendBatchHeader(nil, Batch{Seq: 1}, 1), 0, 0, 1, 'k'),
+		"enrols no nonce":    appendBatch(Batch{Seq: 1, Ops: []engine.Op{{}}}),
+		"no client":          identified(once.ID{Nonce: 1, Seq: 1, Low: 1}),
+		"no nonce":           identified(once.ID{Client: 1, Seq: 1, Low: 1}),
+		"no number":          identified(once.ID{Client: 1, Nonce: 1}),
+		"number below low":   identified(once.ID{Client: 1, Nonce: 1, Seq: 1, Low: 2}),
 		"unknown kind":       appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Kinds, Key: "k"}}}),
 		"unknown space":      appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Space: engine.Spaces, Key: "k"}}}),
 		"empty key":          appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set}}}),
@@ -125,7 +160,7 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		if err := Decode(b, &e); err != ErrMalformed {
 			t.Errorf("%s: %v", name, err)
 		}
-		if len(e.Batch.Ops) != 0 {
+		if len(e.Batch.Ops) != 0 || len(e.Batch.IDs) != 0 {
 			t.Errorf("%s: operations left over", name)
 		}
 	}
@@ -137,7 +172,8 @@ func FuzzDecode(f *testing.F) {
 		{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
 		{Kind: engine.CompareAndDelete, Space: engine.Locks, Key: "l", Value: []byte("owner")},
 		{Kind: engine.Expire, Key: "e"},
-	}}))
+		{},
+	}, IDs: []once.ID{{}, {Client: 1, Nonce: 2, Seq: 400, Low: 3}, {}, {Nonce: 5}}}))
 	f.Add(AppendTick(nil, Tick{Prev: 9, Nonce: 1 << 60, Elapsed: time.Hour, Lag: time.Second}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var e Entry

@@ -11,18 +11,20 @@ import (
 	"strings"
 	"time"
 
+	"dkv/internal/once"
 	"dkv/store"
 	"dkv/store/engine"
 )
 
 // Writes are the writing methods.
 type Writes struct {
-	do func(ctx context.Context, op *engine.Op) (engine.Result, error)
+	do func(ctx context.Context, op *engine.Op, id once.ID) (engine.Result, error)
 }
 
 // New returns the writing methods of what does one operation with do, which may
-// not keep the operation's value after it has returned.
-func New(do func(ctx context.Context, op *engine.Op) (engine.Result, error)) Writes {
+// not keep the operation's value after it has returned. An ID that is not zero is
+// of an operation that its client may repeat, see package once.
+func New(do func(ctx context.Context, op *engine.Op, id once.ID) (engine.Result, error)) Writes {
 	return Writes{do}
 }
 
@@ -68,14 +70,30 @@ func (w Writes) ReleaseLock(ctx context.Context, key string, id []byte) (bool, e
 	return res.Done, err
 }
 
-func (w Writes) write(ctx context.Context, op engine.Op) (res engine.Result, err error) {
+// Enrol takes in a client of the network mode that may repeat its writes, and
+// returns its number.
+func (w Writes) Enrol(ctx context.Context, nonce uint64) (client uint64, err error) {
+	if err := CheckContext(ctx); err != nil {
+		return 0, err
+	}
+	res, err := w.do(ctx, &engine.Op{}, once.ID{Nonce: nonce})
+	return res.Revision, err
+}
+
+func (w Writes) write(ctx context.Context, op engine.Op) (engine.Result, error) {
+	return w.DoOnce(ctx, op, once.ID{})
+}
+
+// DoOnce does an operation of a client that may repeat it. It has had no effect if
+// it is Refused.
+func (w Writes) DoOnce(ctx context.Context, op engine.Op, id once.ID) (res engine.Result, err error) {
 	if err := store.CheckWrite(op.Key, op.Value, op.ExpireIn, op.DeleteIn); err != nil {
 		return engine.Result{}, err
 	}
 	if err := CheckContext(ctx); err != nil {
 		return engine.Result{}, err
 	}
-	res, err = w.do(ctx, &op)
+	res, err = w.do(ctx, &op, id)
 	if res.Full {
 		err = store.ErrFull
 	}

@@ -57,11 +57,13 @@ type Op struct {
 }
 
 // Result is what an operation did: it changed the state if Done, was turned away
-// if Full, and otherwise found nothing to do.
+// if Full, and otherwise found nothing to do. Refused is for stores to say, which
+// then have not had it applied: what they know of its client forbids it.
 type Result struct {
 	Revision uint64 // the revision of the change, if Done
 	Done     bool
 	Full     bool // it would have taken the state over its limit, and changed nothing
+	Refused  bool // no engine was asked
 }
 
 // Options says how an engine works. The zero value is an engine whose time only

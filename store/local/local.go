@@ -6,9 +6,11 @@ package local
 import (
 	"context"
 	"iter"
+	"sync"
 	"sync/atomic"
 
 	"dkv/internal/clock"
+	"dkv/internal/once"
 	"dkv/internal/ops"
 	"dkv/maple"
 	"dkv/store"
@@ -28,7 +30,13 @@ type Store struct {
 	db     engine.Engine
 	limit  int64
 	reaper reaper
+	clock  store.Clock
 	closed atomic.Bool
+
+	clients struct {
+		sync.Mutex
+		once.Clients
+	}
 }
 
 var _ store.Store = (*Store)(nil)
@@ -44,7 +52,7 @@ func Open(opts Options) *Store {
 	s := &Store{db: opts.Engine.New(engine.Options{Now: opts.Clock.Now}), limit: opts.MaxBytes}
 	s.Writes = ops.New(s.do)
 	s.reaper.db = s.db
-	s.reaper.clock = opts.Clock
+	s.clock, s.reaper.clock = opts.Clock, opts.Clock
 	return s
 }
 
@@ -56,15 +64,29 @@ func (s *Store) Close() error {
 	return nil
 }
 
-func (s *Store) do(_ context.Context, op *engine.Op) (engine.Result, error) {
-	if s.closed.Load() {
+func (s *Store) do(_ context.Context, op *engine.Op, id once.ID) (engine.Result, error) {
+	switch {
+	case s.closed.Load():
 		return engine.Result{}, store.ErrClosed
+	case id == once.ID{}:
+		return s.apply(op), nil
 	}
+	s.clients.Lock()
+	defer s.clients.Unlock()
+	now := s.clock.Now()
+	s.clients.Age(now)
+	if op.Kind == 0 {
+		return engine.Result{Done: true, Revision: s.clients.Enrol(id.Nonce, now)}, nil
+	}
+	return s.clients.Do(id, now, func() engine.Result { return s.apply(op) }), nil
+}
+
+func (s *Store) apply(op *engine.Op) engine.Result {
 	res := s.db.Apply(op, s.limit)
 	if res.Done && (op.ExpireIn != 0 || op.DeleteIn != 0) {
 		s.reaper.arm()
 	}
-	return res, nil
+	return res
 }
 
 // Get implements store.Store.

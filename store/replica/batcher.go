@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dkv/internal/command"
+	"dkv/internal/once"
 	"dkv/internal/ops"
 	"dkv/store"
 	"dkv/store/engine"
@@ -102,9 +103,9 @@ func (b *batcher) start() {
 }
 
 // do queues an operation and waits for its result or the end of ctx.
-func (b *batcher) do(ctx context.Context, op *engine.Op) (engine.Result, error) {
+func (b *batcher) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Result, error) {
 	c := calls.Get().(*call)
-	c.op = command.AppendOp(c.op[:0], op)
+	c.op = command.AppendOp(c.op[:0], op, id)
 	if err := b.enqueue(ctx, c); err != nil {
 		return engine.Result{}, err
 	}

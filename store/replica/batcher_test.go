@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dkv/internal/command"
+	"dkv/internal/once"
 	"dkv/maple"
 	"dkv/store"
 	"dkv/store/engine"
@@ -84,7 +85,7 @@ func (u *unreliable) catchUpLocked() {
 			panic(err)
 		}
 		before := u.db.Revision()
-		results, ok := u.sessions.apply(u.db, &e.Batch)
+		results, ok := u.sessions.apply(&e.Batch, func(i int) engine.Result { return u.db.Apply(&e.Batch.Ops[i], e.Batch.Limit) })
 		u.batcher.applied(e.Batch.Slot, e.Batch.Seq, results, ok)
 		u.done[u.applied] = u.db.Revision() > before
 	}
@@ -120,7 +121,7 @@ func TestEveryBatchIsAppliedAtMostOnceHoweverOftenItIsProposed(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(12000))*time.Microsecond)
 				}
 				key := fmt.Sprint(c, "-", n)
-				res, err := b.do(ctx, &engine.Op{Kind: engine.SetIfUnset, Key: key, Value: []byte(key)})
+				res, err := b.do(ctx, &engine.Op{Kind: engine.SetIfUnset, Key: key, Value: []byte(key)}, once.ID{})
 				cancel()
 				outcomes <- outcome{key, res, err}
 			}
@@ -200,7 +201,7 @@ func TestOperationsGivenUpBeforeAnAttemptAreNotApplied(t *testing.T) {
 	var flying sync.WaitGroup
 	for range slots {
 		flying.Go(func() {
-			if _, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "flies"}); !errors.Is(err, store.ErrUnknown) || !errors.Is(err, context.Canceled) {
+			if _, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "flies"}, once.ID{}); !errors.Is(err, store.ErrUnknown) || !errors.Is(err, context.Canceled) {
 				t.Errorf("given up in flight: %v", err)
 			}
 		})
@@ -208,7 +209,7 @@ func TestOperationsGivenUpBeforeAnAttemptAreNotApplied(t *testing.T) {
 	}
 	short, cancelShort := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancelShort()
-	if _, err := b.do(short, &engine.Op{Kind: engine.Set, Key: "waits"}); !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := b.do(short, &engine.Op{Kind: engine.Set, Key: "waits"}, once.ID{}); !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("given up in the queue: %v", err)
 	}
 	cancel()
@@ -226,7 +227,7 @@ func TestOperationsGivenUpWhileABatchIsMadeDoNotRaceWithIt(t *testing.T) {
 			for range rounds(2000, 500) {
 				ctx, cancel := context.WithCancel(context.Background())
 				go cancel()
-				if _, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "k"}); store.KindOf(err) != store.KindNotApplied && store.KindOf(err) != store.KindUnknown {
+				if _, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "k"}, once.ID{}); store.KindOf(err) != store.KindNotApplied && store.KindOf(err) != store.KindUnknown {
 					t.Errorf("%v", err)
 				}
 			}
@@ -244,7 +245,7 @@ func TestCloseEndsOperationsThatWaitForRoomInTheQueue(t *testing.T) {
 	ended := make(chan error, n)
 	for range n {
 		go func() {
-			_, err := b.do(context.Background(), &engine.Op{Kind: engine.Set, Key: "k", Value: value})
+			_, err := b.do(context.Background(), &engine.Op{Kind: engine.Set, Key: "k", Value: value}, once.ID{})
 			ended <- err
 		}()
 	}
@@ -275,7 +276,7 @@ func TestFullQueueTurnsAwayWithBusyAndNothingApplied(t *testing.T) {
 	// It is not started: nothing leaves the queue.
 	value := make([]byte, store.MaxValueSize)
 	for range maxQueueBytes/store.MaxValueSize - 1 {
-		go b.do(context.Background(), &engine.Op{Kind: engine.Set, Key: "k", Value: value})
+		go b.do(context.Background(), &engine.Op{Kind: engine.Set, Key: "k", Value: value}, once.ID{})
 	}
 	for queued := 0; queued < maxQueueBytes/store.MaxValueSize-1; time.Sleep(time.Millisecond) {
 		b.mu.Lock()
@@ -284,7 +285,7 @@ func TestFullQueueTurnsAwayWithBusyAndNothingApplied(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	_, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "k", Value: value})
+	_, err := b.do(ctx, &engine.Op{Kind: engine.Set, Key: "k", Value: value}, once.ID{})
 	if !errors.Is(err, store.ErrBusy) || store.KindOf(err) != store.KindNotApplied {
 		t.Errorf("%v", err)
 	}

@@ -19,7 +19,8 @@
 //     nobody waits for it any longer.
 //  4. machine.Update decodes the entry on every member. The sessions, which are
 //     part of the state, recognize a batch that was applied before and answer
-//     it with its first results; otherwise the engine applies each operation.
+//     it with its first results; so do the clients with an operation that has an
+//     ID; otherwise the engine applies each operation.
 //  5. On the member that proposed it, the batcher gives each caller its result.
 //     A caller whose context ended before that has returned: with
 //     store.ErrUnavailable if the operation was in no attempt that may succeed,

@@ -29,7 +29,7 @@ func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		results, ok := sessions.apply(db, &e.Batch)
+		results, ok := sessions.apply(&e.Batch, func(i int) engine.Result { return db.Apply(&e.Batch.Ops[i], e.Batch.Limit) })
 		b.applied(e.Batch.Slot, e.Batch.Seq, results, ok)
 	}
 	kept := make(chan []byte, 1)

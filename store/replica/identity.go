@@ -27,7 +27,7 @@ const (
 	identityFile = "IDENTITY.json"
 	raftDir      = "raft"
 
-	identityFormat = 2
+	identityFormat = 3
 )
 
 // identity says which member of which group the data in a directory is.

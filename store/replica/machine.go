@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"dkv/internal/command"
+	"dkv/internal/once"
 	"dkv/store/engine"
 
 	"github.com/cespare/xxhash/v2"
@@ -45,6 +46,7 @@ type machine struct {
 	db       atomic.Pointer[state]
 	ticks    uint64 // ticks that counted
 	sessions sessions
+	clients  *once.Clients
 
 	applied atomic.Uint64 // index of the last entry that reached Update
 
@@ -57,7 +59,7 @@ type state struct{ engine.Engine }
 var _ sm.IConcurrentStateMachine = (*machine)(nil)
 
 func newMachine(s *Store, f engine.Factory) *machine {
-	m := &machine{store: s, factory: f, sessions: make(sessions)}
+	m := &machine{store: s, factory: f, sessions: make(sessions), clients: new(once.Clients)}
 	m.db.Store(&state{f.New(engine.Options{})})
 	return m
 }
@@ -90,13 +92,25 @@ func (m *machine) apply(cmd []byte) sm.Result {
 	if len(b.Ops) == 0 {
 		m.store.ticker.wanted() // a member has started, see batcher.start
 	}
-	results, ok := m.sessions.apply(db, b)
+	results, ok := m.sessions.apply(b, func(i int) engine.Result { return m.applyOp(db, b, i) })
 	// An operation may leave two deadlines behind; ticks carry out many more.
 	db.Reap(reapPerBatch + len(b.Ops))
 	if b.Member == m.store.member && b.Incarnation == m.store.incarnation {
 		m.store.batcher.applied(b.Slot, b.Seq, results, ok)
 	}
 	return sm.Result{}
+}
+
+// applyOp applies operation i of a batch.
+func (m *machine) applyOp(db engine.Engine, b *command.Batch, i int) engine.Result {
+	op, id := &b.Ops[i], b.ID(i)
+	switch {
+	case id == once.ID{}:
+		return db.Apply(op, b.Limit)
+	case op.Kind == 0:
+		return engine.Result{Done: true, Revision: m.clients.Enrol(id.Nonce, db.Now())}
+	}
+	return m.clients.Do(id, db.Now(), func() engine.Result { return db.Apply(op, b.Limit) })
 }
 
 func (m *machine) applyTick(db engine.Engine, t command.Tick) {
@@ -106,6 +120,7 @@ func (m *machine) applyTick(db engine.Engine, t command.Tick) {
 	m.ticks++
 	db.Tick(t.Elapsed, t.Lag)
 	db.Reap(reapPerTick)
+	m.clients.Age(db.Now())
 	m.store.ticker.counted(m.ticks, t.Nonce, db.Now())
 }
 
@@ -120,10 +135,12 @@ type frozen struct {
 	view     engine.View
 	ticks    uint64
 	sessions sessions
+	clients  *once.Clients
 	applied  uint64
 }
 
-// PrepareSnapshot freezes the state in constant time.
+// PrepareSnapshot freezes the state, in a time that does not depend on how much the
+// engine holds.
 func (m *machine) PrepareSnapshot() (any, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -142,6 +159,7 @@ func (m *machine) freezeLocked() *frozen {
 		view:     m.db.Load().View(),
 		ticks:    m.ticks,
 		sessions: m.sessions.clone(),
+		clients:  m.clients.Clone(),
 		applied:  m.applied.Load(),
 	}
 }
@@ -163,6 +181,7 @@ func (m *machine) checksum() Checksum {
 	for _, member := range slices.Sorted(maps.Keys(f.sessions)) {
 		b = f.sessions[member].append(b, member)
 	}
+	b = f.clients.Append(b)
 	return Checksum{Index: f.applied, Sum: xxhash.Sum64(b)}
 }
 
@@ -199,6 +218,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-c
 	m.mu.Lock()
 	m.ticks = f.ticks
 	m.sessions = f.sessions
+	m.clients = f.clients
 	m.applied.Store(f.applied)
 	m.db.Store(&state{db})
 	m.store.ticker.recovered(m)

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"slices"
 
 	"dkv/internal/block"
 	"dkv/internal/command"
 	"dkv/internal/field"
+	"dkv/internal/once"
 	"dkv/store/engine"
 )
 
@@ -42,9 +42,9 @@ type slotState struct {
 	results []engine.Result
 }
 
-// apply applies a batch unless it has been applied before, and returns its
-// results in the order of its operations. ok is false if it is refused.
-func (s sessions) apply(db engine.Engine, b *command.Batch) (results []engine.Result, ok bool) {
+// apply has the operations of a batch applied, each by its index, unless they have
+// been before, and returns their results. ok is false if the batch is refused.
+func (s sessions) apply(b *command.Batch, apply func(op int) engine.Result) (results []engine.Result, ok bool) {
 	ses := s[b.Member]
 	if ses == nil || ses.incarnation < b.Incarnation {
 		ses = &session{incarnation: b.Incarnation}
@@ -58,7 +58,7 @@ func (s sessions) apply(db engine.Engine, b *command.Batch) (results []engine.Re
 		slot.seq = b.Seq
 		slot.results = make([]engine.Result, len(b.Ops))
 		for i := range b.Ops {
-			slot.results[i] = db.Apply(&b.Ops[i], b.Limit)
+			slot.results[i] = apply(i)
 		}
 	}
 	for i, low := range b.Low {
@@ -77,10 +77,11 @@ func (s sessions) clone() sessions {
 	return c
 }
 
-// A snapshot is a header, a block for each session, and the engine's state.
+// A snapshot is a header, a block for each session, one for the clients, and the
+// engine's state.
 const (
 	snapshotMagic   = "dkv replica"
-	snapshotVersion = 2
+	snapshotVersion = 3
 )
 
 func (f *frozen) save(w io.Writer) error {
@@ -100,6 +101,9 @@ func (f *frozen) save(w io.Writer) error {
 			return err
 		}
 	}
+	if err := blocks.Write(f.clients.Append(nil)); err != nil {
+		return err
+	}
 	if err := bw.Flush(); err != nil {
 		return err
 	}
@@ -114,28 +118,10 @@ func (ses *session) append(b []byte, member uint64) []byte {
 		b = binary.AppendUvarint(b, slot.low)
 		b = binary.AppendUvarint(b, uint64(len(slot.results)))
 		for _, r := range slot.results {
-			b = binary.AppendUvarint(b, outcome(r))
+			b = binary.AppendUvarint(b, once.Outcome(r))
 		}
 	}
 	return b
-}
-
-// A result is written as one number. A change has a revision above 0, so 0 says
-// that there was none; no revision is ever so high as to be resultFull.
-const resultFull = math.MaxUint64
-
-func outcome(r engine.Result) uint64 {
-	if r.Full {
-		return resultFull
-	}
-	return r.Revision
-}
-
-func resultOf(outcome uint64) engine.Result {
-	if outcome == resultFull {
-		return engine.Result{Full: true}
-	}
-	return engine.Result{Done: outcome != 0, Revision: outcome}
 }
 
 var errForeignSnapshot = errors.New("not a snapshot of a replica")
@@ -171,6 +157,13 @@ func load(r io.Reader, factory engine.Factory) (*frozen, engine.Engine, error) {
 		}
 		f.sessions[member] = ses
 	}
+	if b, err = next(blocks); err != nil {
+		return nil, nil, err
+	}
+	var ok bool
+	if f.clients, ok = once.Read(b); !ok {
+		return nil, nil, block.ErrCorrupt
+	}
 	db, err := factory.Load(br, engine.Options{})
 	return f, db, err
 }
@@ -196,7 +189,7 @@ func readSession(b []byte) (member uint64, ses *session, ok bool) {
 			return 0, nil, false
 		}
 		for range n {
-			slot.results = append(slot.results, resultOf(u.Uvarint()))
+			slot.results = append(slot.results, once.ResultOf(u.Uvarint()))
 		}
 	}
 	return member, ses, u.Complete()

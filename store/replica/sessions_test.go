@@ -10,6 +10,7 @@ import (
 
 	"dkv/internal/block"
 	"dkv/internal/command"
+	"dkv/internal/once"
 	"dkv/maple"
 	"dkv/store/engine"
 
@@ -68,7 +69,7 @@ func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "batches") {
 			if rapid.IntRange(0, 9).Draw(t, "what") == 0 {
 				// From here on it is one that was loaded from a snapshot.
-				f, loaded := reload(t, &frozen{view: db.View(), sessions: ses})
+				f, loaded := reload(t, &frozen{view: db.View(), sessions: ses, clients: new(once.Clients)})
 				db, ses = loaded, f.sessions
 				loads++
 			}
@@ -91,7 +92,7 @@ func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
 			copied := ses.clone()
 			frozenBytes := copied.bytes()
 			want, wantOK := twin.apply(&b)
-			got, ok := ses.apply(db, &b)
+			got, ok := ses.apply(&b, func(i int) engine.Result { return db.Apply(&b.Ops[i], b.Limit) })
 			if ok != wantOK || !slices.Equal(got, want) {
 				t.Fatalf("%v: got %v, %t; want %v, %t", b, got, ok, want, wantOK)
 			}
@@ -148,7 +149,8 @@ func reload(t fataler, f *frozen) (*frozen, engine.Engine) {
 	if err != nil {
 		t.Fatalf("what was saved is not accepted: %v", err)
 	}
-	if again.applied != f.applied || again.ticks != f.ticks || !equalSessions(again.sessions, f.sessions) {
+	if again.applied != f.applied || again.ticks != f.ticks || !equalSessions(again.sessions, f.sessions) ||
+		!bytes.Equal(again.clients.Append(nil), f.clients.Append(nil)) {
 		t.Fatalf("saved %v, loaded %v", f, again)
 	}
 	v := db.View()
@@ -173,9 +175,9 @@ func equalSessions(a, b sessions) bool {
 
 // sampleSnapshots are of states of all sorts.
 func sampleSnapshots(t fataler) (samples [][]byte) {
-	db, ses := maple.Factory.New(engine.Options{}), make(sessions)
+	db, ses, clients := maple.Factory.New(engine.Options{}), make(sessions), new(once.Clients)
 	sample := func() {
-		f := &frozen{view: db.View(), sessions: ses, applied: 77, ticks: 3}
+		f := &frozen{view: db.View(), sessions: ses, clients: clients, applied: 77, ticks: 3}
 		defer f.view.Release()
 		var b bytes.Buffer
 		if err := f.save(&b); err != nil {
@@ -193,8 +195,10 @@ func sampleSnapshots(t fataler) (samples [][]byte) {
 				engine.Op{Kind: engine.Delete, Key: "none"},
 				engine.Op{Kind: engine.Expire, Key: fmt.Sprint(n, 1)})
 		}
-		ses.apply(db, b)
+		ses.apply(b, func(i int) engine.Result { return db.Apply(&b.Ops[i], b.Limit) })
 		db.Tick(50, 20)
+		id := once.ID{Client: clients.Enrol(5, db.Now()), Nonce: 5, Seq: n + 2, Low: 2}
+		clients.Do(id, db.Now(), func() engine.Result { return engine.Result{Done: n > 0, Revision: n} })
 		sample()
 	}
 	return samples
@@ -234,17 +238,17 @@ func FuzzLoad(f *testing.F) {
 			}
 			payloads = append(payloads, bytes.Clone(b))
 		}
-		// As many as the fuzzer has arguments: header, two sessions, the
+		// As many as the fuzzer has arguments: header, two sessions, clients, the
 		// engine's header, entries and end.
-		for len(payloads) < 6 {
+		for len(payloads) < 7 {
 			payloads = append(payloads, nil)
 		}
-		f.Add(payloads[0], payloads[1], payloads[2], payloads[3], payloads[4], payloads[5])
+		f.Add(payloads[0], payloads[1], payloads[2], payloads[3], payloads[4], payloads[5], payloads[6])
 	}
-	f.Fuzz(func(t *testing.T, a, b, c, d, e, g []byte) {
+	f.Fuzz(func(t *testing.T, a, b, c, d, e, g, h []byte) {
 		var stream bytes.Buffer
 		w := block.NewWriter(&stream)
-		for _, payload := range [][]byte{a, b, c, d, e, g} {
+		for _, payload := range [][]byte{a, b, c, d, e, g, h} {
 			if len(payload) > 0 {
 				w.Write(payload)
 			}

@@ -128,6 +128,9 @@ func (t *ticker) applied(m *machine) {
 	db := m.db.Load()
 	open, settling, isSettling := db.Unsettled()
 	due, any := db.NextDeadline()
+	if at, ok := m.clients.NextAge(); ok && (!any || at < due) {
+		due, any = at, true
+	}
 
 	t.mu.Lock()
 	if isSettling {

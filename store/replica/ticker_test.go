@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dkv/internal/command"
+	"dkv/internal/once"
 	"dkv/maple"
 	"dkv/store/engine"
 
@@ -82,7 +83,7 @@ func (s *simulated) write(expireIn, deleteIn time.Duration) {
 	s.writes = append(s.writes, w)
 	// Each is of a member of its own, so that they may overtake each other.
 	entry := command.AppendBatchHeader(nil, command.Batch{Member: uint64(n), Incarnation: 1, Seq: 1}, 1)
-	entry = command.AppendOp(entry, &engine.Op{Kind: engine.Set, Key: w.key, Value: []byte("v"), ExpireIn: expireIn, DeleteIn: deleteIn})
+	entry = command.AppendOp(entry, &engine.Op{Kind: engine.Set, Key: w.key, Value: []byte("v"), ExpireIn: expireIn, DeleteIn: deleteIn}, once.ID{})
 	s.pending = append(s.pending, entry)
 }
 
@@ -395,7 +396,7 @@ func TestTickOfAnotherIsNotTakenForTheOwnOneUnderWay(t *testing.T) {
 func FuzzUpdateTakesAnyEntry(f *testing.F) {
 	tick := command.AppendTick(nil, command.Tick{Nonce: 1, Elapsed: 5, Lag: 2})
 	batch := command.AppendBatchHeader(nil, command.Batch{Member: 1, Incarnation: 1, Seq: 1}, 1)
-	batch = command.AppendOp(batch, &engine.Op{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 3, DeleteIn: 4})
+	batch = command.AppendOp(batch, &engine.Op{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 3, DeleteIn: 4}, once.ID{})
 	f.Add(tick, batch)
 	f.Add(batch, tick)
 	f.Add([]byte{}, binary.AppendUvarint(bytes.Clone(tick), 1))

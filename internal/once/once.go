@@ -1,0 +1,256 @@
+// Package once has each write of a client of the network mode applied once,
+// however often, and through however many servers, it is sent.
+//
+// A client enrols and gets a number. It numbers its writes from 1 and sends the
+// same number with each attempt of one; [Clients], which is part of the store's
+// state, answers a write that it has had before with its first result. With each
+// write the client tells the lowest number that it still waits for, so results
+// are kept no longer than somebody may ask for them; and a write below that is
+// refused, so that one that was given up has no effect any longer once a later
+// one has.
+//
+// Clients that have been silent for [Window] are forgotten, and before that the
+// one that has been silent longest, if too much is kept. What they send is refused
+// then and has no effect: numbers are not given twice, so an attempt that was on
+// its way for that long finds nobody that it could be mistaken for. A client whose
+// write is refused knows that this attempt had no effect, and of an earlier one
+// that was not answered, nothing.
+//
+// The scheme is that of Ongaro's dissertation on Raft, section 6.3, with many
+// writes of one client under way at a time.
+package once
+
+import (
+	"container/list"
+	"encoding/binary"
+	"math"
+	"slices"
+	"time"
+
+	"dkv/internal/field"
+	"dkv/store/engine"
+)
+
+const (
+	// Window is how long a client may be silent, by the store's clock, before it
+	// is forgotten.
+	Window = 10 * time.Minute
+	// MaxPending is how far the number of a write may lie above the lowest that
+	// its client still waits for.
+	MaxPending = 1 << 14
+
+	// maxKept bounds clients and results together.
+	maxKept = 1 << 17
+)
+
+// ID is what makes a write one write. The zero ID is that of a write that nobody
+// repeats. One with a Nonce alone comes with an operation without a kind, and
+// enrols.
+type ID struct {
+	Client uint64 // as [Clients.Enrol] has it
+	Nonce  uint64 // which the client has chosen at random when it enrolled
+	Seq    uint64 // of this write, from 1
+	Low    uint64 // writes with a lower Seq have been given up; no greater than Seq
+}
+
+// Clients are those that a store knows. It is not safe for concurrent use. The
+// zero value knows none.
+type Clients struct {
+	last  uint64 // number that was given last
+	known map[uint64]*list.Element
+	order list.List // of *client, by when they were last heard of
+	kept  int       // clients and results
+}
+
+type client struct {
+	number, nonce uint64
+	heard         time.Duration
+	low           uint64
+	results       []result // by seq
+}
+
+type result struct {
+	seq uint64
+	engine.Result
+}
+
+// Enrol takes a client in and returns its number. To enrol twice, for want of an
+// answer, costs an entry that is forgotten in time.
+func (c *Clients) Enrol(nonce uint64, now time.Duration) uint64 {
+	c.last++
+	c.add(&client{number: c.last, nonce: nonce, heard: now, low: 1})
+	c.trim()
+	return c.last
+}
+
+func (c *Clients) add(cl *client) {
+	if c.known == nil {
+		c.known = make(map[uint64]*list.Element)
+	}
+	c.known[cl.number] = c.order.PushBack(cl)
+	c.kept += 1 + len(cl.results)
+}
+
+// Do has a write applied, unless it was before, and returns its result.
+func (c *Clients) Do(id ID, now time.Duration, apply func() engine.Result) engine.Result {
+	e := c.known[id.Client]
+	if e == nil || e.Value.(*client).nonce != id.Nonce {
+		return engine.Result{Refused: true}
+	}
+	cl := e.Value.(*client)
+	if id.Seq < cl.low || id.Seq-max(id.Low, cl.low) >= MaxPending {
+		return engine.Result{Refused: true}
+	}
+	cl.heard = now
+	c.order.MoveToBack(e)
+	if id.Low > cl.low {
+		cl.low = id.Low
+		over, _ := cl.find(id.Low)
+		cl.results = slices.Delete(cl.results, 0, over)
+		c.kept -= over
+	}
+	i, found := cl.find(id.Seq)
+	if !found {
+		cl.results = slices.Insert(cl.results, i, result{id.Seq, apply()})
+		c.kept++
+		c.trim()
+	}
+	return cl.results[i].Result
+}
+
+// find returns where the result of a write is, or would be.
+func (cl *client) find(seq uint64) (i int, found bool) {
+	return slices.BinarySearchFunc(cl.results, seq, func(r result, seq uint64) int {
+		switch {
+		case r.seq < seq:
+			return -1
+		case r.seq > seq:
+			return 1
+		}
+		return 0
+	})
+}
+
+// trim forgets who has been silent longest while too much is kept, but not who was
+// heard of last.
+func (c *Clients) trim() {
+	for c.kept > maxKept && c.order.Len() > 1 {
+		c.forget(c.order.Front())
+	}
+}
+
+func (c *Clients) forget(e *list.Element) {
+	cl := c.order.Remove(e).(*client)
+	delete(c.known, cl.number)
+	c.kept -= 1 + len(cl.results)
+}
+
+// Age forgets the clients that have been silent for Window.
+func (c *Clients) Age(now time.Duration) {
+	for {
+		if next, ok := c.NextAge(); !ok || next > now {
+			return
+		}
+		c.forget(c.order.Front())
+	}
+}
+
+// NextAge is the reading of the clock before which Age has nothing to do; ok is
+// false if there is none.
+func (c *Clients) NextAge() (at time.Duration, ok bool) {
+	e := c.order.Front()
+	if e == nil {
+		return 0, false
+	}
+	return e.Value.(*client).heard + Window, true
+}
+
+// Clone copies c.
+func (c *Clients) Clone() *Clients {
+	copied := &Clients{last: c.last}
+	for e := c.order.Front(); e != nil; e = e.Next() {
+		cl := *e.Value.(*client)
+		cl.results = slices.Clone(cl.results)
+		copied.add(&cl)
+	}
+	return copied
+}
+
+// Append appends c to b in a form that is the same for the same contents.
+func (c *Clients) Append(b []byte) []byte {
+	b = binary.AppendUvarint(b, c.last)
+	b = binary.AppendUvarint(b, uint64(c.order.Len()))
+	for e := c.order.Front(); e != nil; e = e.Next() {
+		cl := e.Value.(*client)
+		b = binary.AppendUvarint(b, cl.number)
+		b = binary.AppendUvarint(b, cl.nonce)
+		b = binary.AppendUvarint(b, uint64(cl.heard))
+		b = binary.AppendUvarint(b, cl.low)
+		b = binary.AppendUvarint(b, uint64(len(cl.results)))
+		for _, r := range cl.results {
+			b = binary.AppendUvarint(b, r.seq)
+			b = binary.AppendUvarint(b, Outcome(r.Result))
+		}
+	}
+	return b
+}
+
+// Read returns what Append has appended. ok is false if b is not that.
+func Read(b []byte) (c *Clients, ok bool) {
+	u := field.NewReader(b)
+	c = &Clients{last: u.Uvarint()}
+	heard := time.Duration(0)
+	for range u.Uvarint() {
+		cl := &client{
+			number: u.Uvarint(),
+			nonce:  u.Uvarint(),
+			heard:  time.Duration(u.Uvarint()),
+			low:    u.Uvarint(),
+		}
+		seq := cl.low
+		for range u.Uvarint() {
+			r := result{seq: u.Uvarint()}
+			r.Result = ResultOf(u.Uvarint())
+			if u.Bad() || r.seq < seq || r.Refused {
+				return nil, false
+			}
+			seq = r.seq + 1
+			cl.results = append(cl.results, r)
+		}
+		if u.Bad() || cl.number == 0 || cl.number > c.last || c.known[cl.number] != nil || cl.low == 0 || cl.heard < heard {
+			return nil, false
+		}
+		heard = cl.heard
+		c.add(cl)
+	}
+	return c, u.Complete()
+}
+
+// A result is written as one number. A change has a revision above 0, so 0 says
+// that there was none; no revision is ever as high as the others.
+const (
+	full    = math.MaxUint64
+	refused = math.MaxUint64 - 1
+)
+
+// Outcome is a result as one number.
+func Outcome(r engine.Result) uint64 {
+	switch {
+	case r.Full:
+		return full
+	case r.Refused:
+		return refused
+	}
+	return r.Revision
+}
+
+// ResultOf is the result with an outcome.
+func ResultOf(outcome uint64) engine.Result {
+	switch outcome {
+	case full:
+		return engine.Result{Full: true}
+	case refused:
+		return engine.Result{Refused: true}
+	}
+	return engine.Result{Done: outcome != 0, Revision: outcome}
+}

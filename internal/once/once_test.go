@@ -1,0 +1,149 @@
+package once
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"dkv/store/engine"
+
+	"pgregory.net/rapid"
+)
+
+// TestWhatIsRepeatedIsAppliedOnce compares with a twin that forgets nothing: no
+// write is applied twice, and what is answered is what came of it the first time.
+func TestWhatIsRepeatedIsAppliedOnce(t *testing.T) {
+	var repeated, refused, aged int
+	rapid.Check(t, func(t *rapid.T) {
+		c := new(Clients)
+		type write struct{ client, seq uint64 }
+		first := make(map[write]engine.Result)
+		var enrolled []ID
+		var low []uint64 // by client, as it has told
+		var now time.Duration
+		var revision uint64
+		t.Repeat(map[string]func(*rapid.T){
+			"enrol": func(t *rapid.T) {
+				nonce := rapid.Uint64Range(1, 3).Draw(t, "nonce")
+				enrolled = append(enrolled, ID{Client: c.Enrol(nonce, now), Nonce: nonce})
+				low = append(low, 1)
+			},
+			"write": func(t *rapid.T) {
+				if len(enrolled) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(enrolled)-1).Draw(t, "client")
+				id := enrolled[i]
+				id.Seq = rapid.Uint64Range(1, 8).Draw(t, "seq")
+				id.Low = rapid.Uint64Range(1, id.Seq).Draw(t, "low")
+				w := write{id.Client, id.Seq}
+				before, again := first[w]
+				applied := false
+				got := c.Do(id, now, func() engine.Result {
+					applied = true
+					revision++
+					return ResultOf(rapid.SampledFrom([]uint64{revision, 0, full}).Draw(t, "result"))
+				})
+				switch {
+				case got.Refused:
+					refused++
+					if applied {
+						t.Fatal("applied and refused")
+					}
+					if c.known[id.Client] != nil && id.Seq >= low[i] {
+						t.Fatalf("%v is refused, low is %d", id, low[i])
+					}
+				case again:
+					repeated++
+					if applied || got != before {
+						t.Fatalf("%v: %v, applied again: %t; want %v", id, got, applied, before)
+					}
+				case !applied:
+					t.Fatalf("%v was not applied", id)
+				}
+				if applied {
+					if id.Seq < low[i] {
+						t.Fatalf("%v was given up", id)
+					}
+					first[w] = got
+				}
+				if !got.Refused {
+					low[i] = max(low[i], id.Low)
+				}
+			},
+			"another's nonce": func(t *rapid.T) {
+				if len(enrolled) == 0 {
+					return
+				}
+				id := enrolled[len(enrolled)-1]
+				id.Nonce, id.Seq, id.Low = id.Nonce+10, 9, 9
+				if got := c.Do(id, now, func() engine.Result { panic("applied") }); !got.Refused {
+					t.Fatal(got)
+				}
+			},
+			"time passes": func(t *rapid.T) {
+				now += time.Duration(rapid.Int64Range(0, int64(Window)).Draw(t, "time"))
+				before := c.order.Len()
+				c.Age(now)
+				aged += before - c.order.Len()
+				if at, ok := c.NextAge(); ok && at <= now {
+					t.Fatal("somebody is left who has been silent for too long")
+				}
+			},
+			"": func(t *rapid.T) {
+				b := c.Append(nil)
+				again, ok := Read(b)
+				if !ok || !bytes.Equal(again.Append(nil), b) || again.kept != c.kept {
+					t.Fatalf("%x does not read back", b)
+				}
+				if rapid.Bool().Draw(t, "go on with") {
+					c = again
+				} else {
+					c = c.Clone()
+				}
+			},
+		})
+	})
+	if repeated == 0 || refused == 0 || aged == 0 {
+		t.Errorf("%d repeated, %d refused, %d aged", repeated, refused, aged)
+	}
+}
+
+func TestTooMuchIsNotKept(t *testing.T) {
+	c := new(Clients)
+	busy := c.Enrol(1, 0)
+	for i := range 2 * maxKept {
+		c.Enrol(1, 0)
+		id := ID{Client: busy, Nonce: 1, Seq: uint64(i + 1), Low: uint64(max(0, i-10) + 1)}
+		if res := c.Do(id, 0, func() engine.Result { return engine.Result{Done: true, Revision: 1} }); res.Refused {
+			t.Fatalf("the client that was heard of last is refused write %d", i)
+		}
+		if c.kept > maxKept {
+			t.Fatalf("%d are kept", c.kept)
+		}
+	}
+	sum := 0
+	for e := c.order.Front(); e != nil; e = e.Next() {
+		sum += 1 + len(e.Value.(*client).results)
+	}
+	if sum != c.kept || c.order.Len() != len(c.known) {
+		t.Errorf("%d are kept, %d by count; %d of %d are known", sum, c.kept, len(c.known), c.order.Len())
+	}
+	far := ID{Client: busy, Nonce: 1, Seq: 1 << 40, Low: 1}
+	if res := c.Do(far, 0, func() engine.Result { panic("applied") }); !res.Refused {
+		t.Error("a write far ahead is not refused")
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	c := new(Clients)
+	c.Enrol(5, 7)
+	c.Enrol(6, 8)
+	c.Do(ID{Client: 1, Nonce: 5, Seq: 3, Low: 2}, 9, func() engine.Result { return engine.Result{Full: true} })
+	f.Add(c.Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, ok := Read(b); ok && !bytes.Equal(c.Append(nil), b) {
+			t.Fatalf("%x was read, %x is how it is written", b, c.Append(nil))
+		}
+	})
+}

@@ -1,0 +1,136 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+
+	"dkv/internal/command"
+	"dkv/internal/once"
+	"dkv/internal/ops"
+	"dkv/store"
+	"dkv/store/engine"
+)
+
+// enrolment is a client's number with the servers' store, and the numbers of its
+// writes; package once says what they are for.
+type enrolment struct {
+	client, nonce uint64
+
+	mu    sync.Mutex
+	next  uint64                // number of the next write
+	low   uint64                // lowest that somebody waits for; next if nobody does
+	over  [once.MaxPending]bool // by number: nobody waits for it, though it is above low
+	moved chan struct{}         // closed and replaced when low rises while somebody waits for it, else nil
+}
+
+// begin numbers a write. It waits while too many are under way.
+func (e *enrolment) begin(ctx context.Context) (once.ID, error) {
+	for {
+		e.mu.Lock()
+		if e.next-e.low < once.MaxPending {
+			id := once.ID{Client: e.client, Nonce: e.nonce, Seq: e.next, Low: e.low}
+			e.next++
+			e.mu.Unlock()
+			return id, nil
+		}
+		if e.moved == nil {
+			e.moved = make(chan struct{})
+		}
+		moved := e.moved
+		e.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return once.ID{}, ops.Ended(store.ErrBusy, ctx)
+		}
+	}
+}
+
+// end is called when nobody waits for a write any longer.
+func (e *enrolment) end(id once.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.over[id.Seq%once.MaxPending] = true
+	for e.low < e.next && e.over[e.low%once.MaxPending] {
+		e.over[e.low%once.MaxPending] = false
+		e.low++
+		if e.moved != nil {
+			close(e.moved)
+			e.moved = nil
+		}
+	}
+}
+
+// enrolled returns the client's enrolment, and enrols it if it has none.
+func (c *Client) enrolled(ctx context.Context) (*enrolment, error) {
+	if e := c.enrolment.Load(); e != nil {
+		return e, nil
+	}
+	select {
+	case c.enrolling <- struct{}{}:
+		defer func() { <-c.enrolling }()
+	case <-ctx.Done():
+		return nil, ops.Ended(store.ErrUnavailable, ctx)
+	}
+	if e := c.enrolment.Load(); e != nil {
+		return e, nil
+	}
+	nonce := rand.Uint64() | 1 // not 0
+	client, err := c.Enrol(ctx, nonce)
+	if err != nil {
+		return nil, err
+	}
+	e := &enrolment{client: client, nonce: nonce, next: 1, low: 1}
+	c.enrolment.Store(e)
+	return e, nil
+}
+
+// Enrol implements [Backend], for a server that passes on what it is asked.
+func (c *Client) Enrol(ctx context.Context, nonce uint64) (client uint64, err error) {
+	b, err := c.call(ctx, methodEnrol, command.AppendOp(nil, &engine.Op{}, once.ID{Nonce: nonce}))
+	if err != nil {
+		return 0, err
+	}
+	return parseEnrolled(b)
+}
+
+// do does one operation, as often as it takes to know what came of it.
+func (c *Client) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Result, error) {
+	if id != (once.ID{}) {
+		res, _, err := c.write(ctx, op, id) // whose it is repeats it
+		return res, err
+	}
+	for {
+		e, err := c.enrolled(ctx)
+		if err != nil {
+			return engine.Result{}, err
+		}
+		id, err := e.begin(ctx)
+		if err != nil {
+			return engine.Result{}, err
+		}
+		res, exposed, err := c.write(ctx, op, id)
+		e.end(id)
+		switch {
+		case err != nil || !res.Refused:
+			return res, err
+		case exposed:
+			return engine.Result{}, fmt.Errorf("%w: the server's answer was lost, and it has forgotten this client since", store.ErrUnknown)
+		}
+		c.enrolment.CompareAndSwap(e, nil)
+	}
+}
+
+// write sends one write until its result is known. exposed tells whether there was
+// an attempt, before the one that was answered, that may have had an effect.
+func (c *Client) write(ctx context.Context, op *engine.Op, id once.ID) (res engine.Result, exposed bool, err error) {
+	conn, resp, exposed, err := c.ask(ctx, methodWrite, command.AppendOp(nil, op, id))
+	if err != nil {
+		return engine.Result{}, exposed, err
+	}
+	conn.exit()
+	res, err = parseResult(resp.result)
+	return res, exposed, garbled(err, store.ErrUnknown)
+}
