@@ -239,13 +239,17 @@ func waitEqual(t testing.TB, members []int, ask func(i int) (replica.Checksum, e
 	return replica.Checksum{}
 }
 
+var completeSnapshot = regexp.MustCompile(`^snapshot-[0-9A-F]{16}$`)
+
+// IsSnapshot tells whether a directory of that name is a complete snapshot.
+func IsSnapshot(name string) bool { return completeSnapshot.MatchString(name) }
+
 // Snapshots are the names of the complete snapshots in a member's directory.
 func Snapshots(t testing.TB, dir string) []string {
 	t.Helper()
 	var names []string
-	complete := regexp.MustCompile(`^snapshot-[0-9A-F]{16}$`)
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && complete.MatchString(d.Name()) {
+		if err == nil && d.IsDir() && IsSnapshot(d.Name()) {
 			names = append(names, d.Name())
 		}
 		return nil // what is removed meanwhile is no fault

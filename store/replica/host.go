@@ -15,6 +15,7 @@ import (
 	"time"
 
 	_ "dkv/internal/stdlog/restore" // the standard logger
+	"dkv/store/replica/raftlog"
 
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/client"
@@ -23,6 +24,7 @@ import (
 	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/raftpb"
 	sm "github.com/lni/dragonboat/v4/statemachine"
+	"github.com/lni/vfs"
 )
 
 // How Dragonboat is set up. What is marked as persistent is written to the data
@@ -95,7 +97,7 @@ func groupID(members map[string]string) uint64 {
 }
 
 // startHost starts the replica. It returns before the replica has a leader.
-func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentStateMachineFunc) (h *host, err error) {
+func startHost(dir *directory, opts Options, create sm.CreateConcurrentStateMachineFunc) (h *host, err error) {
 	silence()
 	defer func() {
 		if r := recover(); r != nil {
@@ -110,7 +112,7 @@ func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentState
 	id := dir.identity
 	members := id.Members
 	ids := replicaIDs(members)
-	h = &host{changes: &leaderChanges{log: log, ids: ids, next: make(chan struct{})}}
+	h = &host{changes: &leaderChanges{log: opts.Logger, ids: ids, next: make(chan struct{})}}
 	nhc := config.NodeHostConfig{
 		DeploymentID:        groupID(members),
 		NodeHostDir:         dir.join(raftDir),
@@ -129,6 +131,7 @@ func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentState
 	} else {
 		h.replica = ids[id.Node]
 		nhc.RaftAddress = members[id.Node]
+		nhc.Expert.TransportFactory = opts.transport
 		for name, addr := range members {
 			target[ids[name]] = addr
 		}
@@ -136,10 +139,11 @@ func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentState
 	nhc.Expert.Engine = config.EngineConfig{
 		ExecShards: engineShards, CommitShards: 1, ApplyShards: 1, SnapshotShards: 2, CloseShards: 1,
 	}
-	nhc.Expert.LogDB = config.GetTinyMemLogDBConfig()
+	nhc.Expert.LogDBFactory = raftlog.Factory{}
+	nhc.Expert.LogDB = config.GetTinyMemLogDBConfig() // of which but the shards are looked at
 	nhc.Expert.LogDB.Shards = engineShards
-	nhc.Expert.LogDB.KVWriteBufferSize = 16 << 20
 
+	nhc.Expert.FS = dir.fs
 	if err := prepareRaftDir(nhc); err != nil {
 		return h, err
 	}
@@ -173,29 +177,27 @@ func startHost(dir *directory, log *slog.Logger, create sm.CreateConcurrentState
 // that has the machine's name is a link, and the file that records the name is
 // written here, without one.
 func prepareRaftDir(nhc config.NodeHostConfig) error {
-	const data, flagFile, logType = "data", "dragonboat.ds", "sharded-pebble"
-	dir := nhc.NodeHostDir
-	if err := os.MkdirAll(filepath.Join(dir, data), 0o700); err != nil {
+	const data, flagFile = "data", "dragonboat.ds"
+	dir, fs := nhc.NodeHostDir, nhc.Expert.FS
+	if err := fs.MkdirAll(filepath.Join(dir, data), 0o700); err != nil {
 		return err
 	}
-	name, err := os.Hostname()
-	if err != nil {
-		return err
-	}
-	link := filepath.Join(dir, name)
-	if _, err := os.Lstat(link); errors.Is(err, os.ErrNotExist) && name != data {
-		if err := os.Symlink(data, link); err != nil {
+	if fs == vfs.Default { // another has no links
+		if err := linkHostname(dir, data); err != nil {
 			return err
 		}
 	}
+	if err := syncDir(fs, filepath.Dir(dir)); err != nil {
+		return err
+	}
 	flag := filepath.Join(dir, flagFile)
-	if _, err := os.Lstat(flag); err == nil {
-		return syncDir(dir)
+	if _, err := fs.Stat(flag); err == nil {
+		return syncDir(fs, dir)
 	}
 	status := raftpb.RaftDataStatus{
 		Address:         nhc.RaftAddress,
 		BinVer:          raftio.PlainLogDBBinVersion,
-		LogdbType:       logType,
+		LogdbType:       raftlog.Name,
 		DeploymentId:    nhc.DeploymentID,
 		StepWorkerCount: nhc.Expert.Engine.ExecShards,
 		LogdbShardCount: nhc.Expert.LogDB.Shards,
@@ -207,7 +209,20 @@ func prepareRaftDir(nhc config.NodeHostConfig) error {
 		return err
 	}
 	sum := md5.Sum(b)
-	return writeFile(flag, append(sum[8:], b...))
+	return writeFile(fs, flag, append(sum[8:], b...))
+}
+
+// linkHostname has the machine's name lead to the directory data.
+func linkHostname(dir, data string) error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	link := filepath.Join(dir, name)
+	if _, err := os.Lstat(link); !errors.Is(err, os.ErrNotExist) || name == data {
+		return err
+	}
+	return os.Symlink(data, link)
 }
 
 // propose tries once to get an entry applied here.

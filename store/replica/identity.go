@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"dkv/store"
 
 	"github.com/gofrs/flock"
+	"github.com/lni/vfs"
 )
 
 // A data directory holds
@@ -53,6 +55,7 @@ type directory struct {
 	identity identity
 	fresh    bool // it was made by this Open
 	lock     *flock.Flock
+	fs       vfs.FS // of all but the lock
 }
 
 // openDirectory makes or opens the data directory of a member and takes it for
@@ -66,7 +69,11 @@ func openDirectory(opts Options) (*directory, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, badDir(opts.Dir, err)
 	}
-	d := &directory{path: path, lock: flock.New(filepath.Join(path, lockFile), flock.SetPermissions(0o600))}
+	d := &directory{
+		path: path,
+		lock: flock.New(filepath.Join(path, lockFile), flock.SetPermissions(0o600)),
+		fs:   opts.fs,
+	}
 	switch locked, err := d.lock.TryLock(); {
 	case err != nil:
 		return nil, badDir(opts.Dir, err)
@@ -90,8 +97,8 @@ func (d *directory) close() { d.lock.Close() }
 // was wrong, the Members for example, may be different next time.
 func (d *directory) undo() {
 	if d.fresh {
-		os.RemoveAll(d.join(raftDir))
-		os.Remove(d.join(identityFile))
+		d.fs.RemoveAll(d.join(raftDir))
+		d.fs.Remove(d.join(identityFile))
 	}
 }
 
@@ -101,10 +108,10 @@ func (d *directory) join(name string) string { return filepath.Join(d.path, name
 // incarnation.
 func (d *directory) identify(opts Options) error {
 	want := identity{Format: identityFormat, Node: opts.Node, Members: opts.Members}
-	data, err := os.ReadFile(d.join(identityFile))
+	data, err := readFile(d.fs, d.join(identityFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Lstat(d.join(raftDir)); err == nil {
+		if _, err := d.fs.Stat(d.join(raftDir)); err == nil {
 			return fmt.Errorf("%s is missing beside %s", identityFile, raftDir)
 		}
 		d.identity, d.fresh = want, true
@@ -120,7 +127,7 @@ func (d *directory) identify(opts Options) error {
 		if err := d.identity.check(want); err != nil {
 			return err
 		}
-		if _, err := os.Lstat(d.join(raftDir)); err != nil && d.identity.Started {
+		if _, err := d.fs.Stat(d.join(raftDir)); err != nil && d.identity.Started {
 			return fmt.Errorf("%s is missing beside %s", raftDir, identityFile)
 		}
 	}
@@ -142,7 +149,7 @@ func (d *directory) save() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(d.join(identityFile), append(data, '\n'))
+	return writeFile(d.fs, d.join(identityFile), append(data, '\n'))
 }
 
 // check tells what is different between what a directory is and what it is
@@ -175,26 +182,35 @@ func memberList(members map[string]string) string {
 	return strings.Join(out, ",")
 }
 
+func readFile(fs vfs.FS, path string) ([]byte, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
 // writeFile replaces a file so that a crash leaves the old one or the new one.
-func writeFile(path string, data []byte) error {
+func writeFile(fs vfs.FS, path string, data []byte) error {
 	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := fs.Create(tmp)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(tmp, path)
+		err = fs.Rename(tmp, path)
 	}
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return syncDir(fs, fs.PathDir(path))
 }
 
-func syncDir(path string) error {
-	dir, err := os.Open(path)
+func syncDir(fs vfs.FS, path string) error {
+	dir, err := fs.OpenDir(path)
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,13 @@ func (l *ledger) write(t *testing.T, stop <-chan struct{}, writer string, to fun
 			l.count.Add(1)
 		case store.KindUnknown, store.KindNotApplied:
 			time.Sleep(5 * time.Millisecond)
+		case store.KindClosed:
+			select {
+			case <-stop:
+			default:
+				t.Errorf("set: %v", err)
+			}
+			return
 		default:
 			t.Errorf("set: %v", err)
 			return

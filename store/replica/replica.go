@@ -22,6 +22,7 @@ import (
 
 	"github.com/lni/dragonboat/v4/config"
 	sm "github.com/lni/dragonboat/v4/statemachine"
+	"github.com/lni/vfs"
 )
 
 // Options says what a store is. Dir is required; the zero value of every other
@@ -57,6 +58,10 @@ type Options struct {
 	// saved and the log cut short; more if the state is larger than that.
 	// Default: 64 MiB.
 	SnapshotBytes int64
+
+	// Tests replace these.
+	fs        vfs.FS
+	transport config.TransportFactory // nil: Dragonboat's
 }
 
 // closeTimeout bounds Close: admitted operations have drainTimeout to finish,
@@ -121,7 +126,7 @@ func Open(opts Options) (*Store, error) {
 	}
 	s.Writes = ops.New(s.batcher.do)
 	s.init(opts)
-	s.host, err = startHost(dir, s.log, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
+	s.host, err = startHost(dir, opts, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
 	if err != nil {
 		dir.undo()
 		dir.close()
@@ -189,6 +194,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.SnapshotBytes == 0 {
 		o.SnapshotBytes = 64 << 20
+	}
+	if o.fs == nil {
+		o.fs = vfs.Default
 	}
 	o.Members = maps.Clone(o.Members)
 	return o.validate()

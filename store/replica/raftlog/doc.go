@@ -1,0 +1,50 @@
+// Package raftlog is the log of one Raft replica on disk: the entries since the
+// last snapshot, the replica's term and vote, and which snapshot there is. It is a
+// raftio.ILogDB for a NodeHost that runs one replica, and leaves the snapshots
+// themselves to Dragonboat.
+//
+// # Files
+//
+// The log is a row of files, segments, to the last of which records are appended.
+// An entry is written once, in the record of the batch that it was saved with. A
+// segment begins with all that is not an entry, so an older one is of no use but
+// for its entries, and removed when a snapshot has the last of them. In memory
+// there is an index with 24 bytes per record; entries are read from the files, by
+// followers that lag behind and after a restart.
+//
+// A record's checksum tells it from what a crash leaves of one. Where the valid
+// records of the last segment end, the log ends: what is behind was never
+// acknowledged, and is wiped before the next record is written over it. Damage
+// elsewhere is told from that by what each record says of the ones before it: that
+// they were on the disk, up to some offset, when it was written. So a record
+// behind an invalid one means damage if it knows that the invalid one was there;
+// and each segment's head says where the segment before it ended. A damaged log is
+// refused, because a replica that has lost what it has acknowledged can make the
+// others lose it too.
+//
+// # What is synced when
+//
+// Terms, votes, entries and snapshots are on the disk when the call that saves
+// them returns, with one fdatasync for all that one call brings. The index up to
+// which the log is committed is written along with what comes next: a replica
+// that starts with too low an index learns the right one from the others.
+//
+// Segments grow by a mebibyte of zeros at a time. A record that is written over
+// zeros changes nothing but data, which takes a disk half the time of a write that
+// has the file grow, or that fills in a block that was only set aside.
+//
+// When a file cannot grow because the disk is full, the call waits for room. The
+// replica stands still meanwhile, as if it had failed, and goes on where it was.
+// Any other failure of a write or sync is final: the operating system may have
+// dropped what it could not write, and say nothing the next time.
+//
+// # Why not one of Dragonboat's
+//
+// Dragonboat comes with a log on Pebble and one named Tan. Pebble writes each entry
+// at least twice, syncs twice for a lone write and stalls writers while it
+// compacts. Tan closes a full file without syncing it, syncs for each move of the
+// commit index, takes a torn record at the end of its log for damage and does not
+// start then, and sets 2 GiB aside unless told otherwise. BENCHMARKS.md has what
+// this one gains. What it does not do is hold the logs of many replicas, for which
+// theirs are made: a dkv member is one replica.
+package raftlog

@@ -1,0 +1,565 @@
+package raftlog
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
+	pb "github.com/lni/dragonboat/v4/raftpb"
+	"github.com/lni/vfs"
+)
+
+// Name is the name of this kind of log in Dragonboat's directory.
+const Name = "dkv"
+
+const (
+	directory = "log"
+
+	defaultSegmentSize = 32 << 20
+	step               = 1 << 20 // by which a segment grows
+	fullRetry          = 100 * time.Millisecond
+)
+
+// Factory makes the log of a NodeHost that runs one replica.
+type Factory struct {
+	// SegmentSize is how large a file may be before the next one is begun.
+	// Default: 32 MiB.
+	SegmentSize int64
+
+	// Full is called when there is no room on the disk for what must be
+	// written, again and again while that is so. It must not block.
+	Full func()
+}
+
+var _ config.LogDBFactory = Factory{}
+
+// Name implements config.LogDBFactory.
+func (Factory) Name() string { return Name }
+
+// Create implements config.LogDBFactory.
+func (f Factory) Create(nhc config.NodeHostConfig, _ config.LogDBCallback, dirs, _ []string) (raftio.ILogDB, error) {
+	fs := nhc.Expert.FS
+	return open(fs, fs.PathJoin(dirs[0], directory), f)
+}
+
+// Log is the log of one replica. Its methods are those of raftio.ILogDB, whose
+// shardID and replicaID must be those of the one replica.
+type Log struct {
+	fs      vfs.FS
+	dir     string
+	factory Factory
+	step    int64
+
+	// writing is held by who appends, also while that is synced to the disk. It
+	// is taken before mu.
+	writing struct {
+		sync.Mutex
+		meta
+		failed  error // of a write: what is on the disk is not certain any longer
+		closed  bool
+		records []byte // reused
+	}
+
+	// mu guards what readers need. Files are closed under it.
+	mu struct {
+		sync.RWMutex
+		index
+		segments []*segment // in order; the last one is written to
+	}
+}
+
+var _ raftio.ILogDB = (*Log)(nil)
+
+var errClosed = errors.New("the log is closed")
+
+func open(fs vfs.FS, dir string, f Factory) (*Log, error) {
+	if f.SegmentSize == 0 {
+		f.SegmentSize = defaultSegmentSize
+	}
+	l := &Log{fs: fs, dir: dir, factory: f, step: min(step, f.SegmentSize)}
+	if err := makeDir(fs, dir); err != nil {
+		return nil, err
+	}
+	rec, err := recoverSegments(fs, dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	l.writing.meta = rec.meta
+	l.writing.cut = false
+	l.mu.index = rec.index
+	l.mu.segments = rec.segments
+	if n := len(rec.segments); n > 0 {
+		err = rec.segments[n-1].resume(fs, dir, rec.end)
+	} else {
+		err = l.rotate()
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.closeFiles())
+	}
+	return l, nil
+}
+
+// makeDir makes a directory whose entry in its parent is on the disk.
+func makeDir(fs vfs.FS, dir string) error {
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(fs, fs.PathDir(dir))
+}
+
+func syncDir(fs vfs.FS, path string) error {
+	d, err := fs.OpenDir(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Name implements raftio.ILogDB.
+func (l *Log) Name() string { return Name }
+
+// BinaryFormat implements raftio.ILogDB.
+func (l *Log) BinaryFormat() uint32 { return raftio.PlainLogDBBinVersion }
+
+// Close implements raftio.ILogDB.
+func (l *Log) Close() error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.writing.closed {
+		return nil
+	}
+	var err error
+	if l.writing.failed == nil && l.writing.bootstrap != nil {
+		err = l.appendMetaLocked(l.writing.meta) // the commit index may not be there yet
+	}
+	l.writing.closed = true
+	return errors.Join(err, l.closeFiles())
+}
+
+func (l *Log) closeFiles() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var err error
+	for _, s := range l.mu.segments {
+		err = errors.Join(err, s.close())
+	}
+	l.mu.segments = nil
+	return err
+}
+
+// SaveRaftState implements raftio.ILogDB: when it returns, terms, votes, entries
+// and snapshots are on the disk. An index up to which the log is committed is not
+// worth an access to the disk: a replica that does not know it learns it from the
+// others, so it goes along with what comes next.
+func (l *Log) SaveRaftState(updates []pb.Update, _ uint64) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	for i := range updates {
+		if err := l.saveLocked(&updates[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Log) saveLocked(u *pb.Update) error {
+	if err := l.mineLocked(u.ShardID, u.ReplicaID); err != nil {
+		return err
+	}
+	m := l.writing.meta
+	if !pb.IsEmptyState(u.State) {
+		m.state = u.State
+	}
+	voted := m.state.Term != l.writing.state.Term || m.state.Vote != l.writing.state.Vote
+	if !pb.IsEmptySnapshot(u.Snapshot) {
+		// It takes the place of all the entries.
+		m.snapshot, m.cut, m.base = stored(u.Snapshot), true, u.Snapshot.Index
+		if err := l.setMetaLocked(m); err != nil {
+			return err
+		}
+		m, voted = l.writing.meta, false
+	}
+	if voted || len(u.EntriesToSave) > 0 {
+		if err := l.appendEntriesLocked(m.state, u.EntriesToSave); err != nil {
+			return err
+		}
+	}
+	l.writing.meta = m
+	return nil
+}
+
+// stored is what is kept of a snapshot's description: not the count of its users.
+func stored(s pb.Snapshot) (c pb.Snapshot) {
+	pb.MustUnmarshal(&c, pb.MustMarshal(&s))
+	return c
+}
+
+func (l *Log) appendEntriesLocked(st pb.State, entries []pb.Entry) error {
+	s, err := l.roomLocked()
+	if err != nil {
+		return err
+	}
+	b, err := appendEntries(beginRecord(l.writing.records[:0], kindAppend), st, entries)
+	if err != nil {
+		return err
+	}
+	at, err := l.writeLocked(s, b)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := place{first: entries[0].Index, segment: s.number, offset: at}
+	if !l.mu.index.append(p, entries[len(entries)-1].Index) {
+		return fmt.Errorf("entry %d was given to the log, which ends with %d", p.first, l.mu.last)
+	}
+	return nil
+}
+
+// setMetaLocked writes m and takes it for the log's.
+func (l *Log) setMetaLocked(m meta) error {
+	if err := l.appendMetaLocked(m); err != nil {
+		return err
+	}
+	m.cut = false
+	l.writing.meta = m
+	return nil
+}
+
+func (l *Log) appendMetaLocked(m meta) error {
+	s, err := l.roomLocked()
+	if err != nil {
+		return err
+	}
+	if _, err := l.writeLocked(s, m.append(beginRecord(l.writing.records[:0], kindMeta))); err != nil {
+		return err
+	}
+	if m.cut {
+		l.mu.Lock()
+		l.mu.index.cut(m.base)
+		l.mu.Unlock()
+	}
+	return nil
+}
+
+// roomLocked returns the segment to write to.
+func (l *Log) roomLocked() (*segment, error) {
+	if l.writing.closed {
+		return nil, errClosed
+	}
+	if l.writing.failed != nil {
+		return nil, l.writing.failed
+	}
+	s := l.active()
+	if s.end < l.factory.SegmentSize {
+		return s, nil
+	}
+	if err := l.rotate(); err != nil {
+		l.writing.failed = err
+		return nil, err
+	}
+	return l.active(), nil
+}
+
+func (l *Log) active() *segment {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.mu.segments[len(l.mu.segments)-1]
+}
+
+// writeLocked puts a record on the disk. If that fails, nothing is written
+// afterwards: of a page that could not be written, the operating system says so
+// once, and then takes it for written.
+func (l *Log) writeLocked(s *segment, record []byte) (at int64, err error) {
+	if cap(record) <= 4<<20 {
+		l.writing.records = record
+	}
+	endRecord(record, s.number, s.synced)
+	err = l.wait(func() error { return s.reserve(int64(len(record)), l.step) })
+	if err == nil {
+		if at, err = s.write(record); err == nil {
+			err = s.sync()
+		}
+	}
+	if err != nil {
+		l.writing.failed = fmt.Errorf("%s: %w", segmentName(s.number), err)
+	}
+	return at, l.writing.failed
+}
+
+// wait tries again while the disk is full. The replica stands still meanwhile, as
+// if it had failed, which the others can bear; it must not go on without what it
+// was to write.
+func (l *Log) wait(try func() error) error {
+	for {
+		err := try()
+		if !isFull(err) {
+			return err
+		}
+		if l.factory.Full != nil {
+			l.factory.Full()
+		}
+		time.Sleep(fullRetry)
+	}
+}
+
+// rotate begins the next segment.
+func (l *Log) rotate() error {
+	h := head{version: version, meta: l.writing.meta}
+	h.cut = false
+	number := uint64(1)
+	if len(l.mu.segments) > 0 {
+		s := l.active()
+		h.prev, h.prevEnd, number = s.number, s.end, s.number+1
+		if err := s.seal(); err != nil {
+			return err
+		}
+	}
+	var s *segment
+	err := l.wait(func() (err error) {
+		s, err = createSegment(l.fs, l.dir, number)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.mu.segments = append(l.mu.segments, s)
+	l.mu.Unlock()
+	record := h.append(beginRecord(nil, kindHead))
+	endRecord(record, number, 0)
+	if err := l.wait(func() error { return s.reserve(int64(len(record)), l.step) }); err != nil {
+		return err
+	}
+	if _, err := s.write(record); err != nil {
+		return err
+	}
+	if err := s.sync(); err != nil {
+		return err
+	}
+	return syncDir(l.fs, l.dir)
+}
+
+// mineLocked refuses a replica that is not the one that the log is for.
+func (l *Log) mineLocked(shard, replica uint64) error {
+	if l.writing.bootstrap == nil || shard != l.writing.shard || replica != l.writing.replica {
+		return fmt.Errorf("the log is not that of replica %d of shard %d", replica, shard)
+	}
+	return nil
+}
+
+// ListNodeInfo implements raftio.ILogDB.
+func (l *Log) ListNodeInfo() ([]raftio.NodeInfo, error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.writing.bootstrap == nil {
+		return nil, nil
+	}
+	return []raftio.NodeInfo{raftio.GetNodeInfo(l.writing.shard, l.writing.replica)}, nil
+}
+
+// SaveBootstrapInfo implements raftio.ILogDB. It makes the log that replica's.
+func (l *Log) SaveBootstrapInfo(shardID, replicaID uint64, b pb.Bootstrap) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.writing.bootstrap != nil {
+		if err := l.mineLocked(shardID, replicaID); err != nil {
+			return err
+		}
+	}
+	m := l.writing.meta
+	m.shard, m.replica, m.bootstrap = shardID, replicaID, &b
+	return l.setMetaLocked(m)
+}
+
+// GetBootstrapInfo implements raftio.ILogDB.
+func (l *Log) GetBootstrapInfo(shardID, replicaID uint64) (pb.Bootstrap, error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.mineLocked(shardID, replicaID) != nil {
+		return pb.Bootstrap{}, raftio.ErrNoBootstrapInfo
+	}
+	return *l.writing.bootstrap, nil
+}
+
+// SaveSnapshots implements raftio.ILogDB: the snapshots' files are there, the
+// entries before them may be dropped afterwards.
+func (l *Log) SaveSnapshots(updates []pb.Update) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	for i := range updates {
+		u := &updates[i]
+		if err := l.mineLocked(u.ShardID, u.ReplicaID); err != nil {
+			return err
+		}
+		if u.Snapshot.Index <= l.writing.snapshot.Index {
+			continue
+		}
+		m := l.writing.meta
+		m.snapshot = stored(u.Snapshot)
+		if err := l.setMetaLocked(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// GetSnapshot implements raftio.ILogDB.
+func (l *Log) GetSnapshot(shardID, replicaID uint64) (pb.Snapshot, error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.mineLocked(shardID, replicaID) != nil || pb.IsEmptySnapshot(l.writing.snapshot) {
+		return pb.Snapshot{}, nil
+	}
+	return stored(l.writing.snapshot), nil
+}
+
+// ReadRaftState implements raftio.ILogDB. Dragonboat calls it when it starts the
+// replica, with the index of the snapshot that it has loaded.
+func (l *Log) ReadRaftState(shardID, replicaID, snapshot uint64) (raftio.RaftState, error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.mineLocked(shardID, replicaID) != nil || pb.IsEmptyState(l.writing.state) {
+		return raftio.RaftState{}, raftio.ErrNoSavedLog
+	}
+	rs := raftio.RaftState{State: l.writing.state, FirstIndex: snapshot + 1}
+	// What is in a snapshot was committed, whether the state says so or not.
+	rs.State.Commit = max(rs.State.Commit, snapshot)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.mu.last > snapshot {
+		if l.mu.first > rs.FirstIndex {
+			return raftio.RaftState{}, fmt.Errorf("entries %d to %d are missing", rs.FirstIndex, l.mu.first-1)
+		}
+		rs.EntryCount = l.mu.last - snapshot
+	}
+	return rs, nil
+}
+
+// IterateEntries implements raftio.ILogDB. It appends the entries from low to
+// high-1 to ents, but none after that with which size is more than maxSize.
+func (l *Log) IterateEntries(ents []pb.Entry, size, _, _, low, high, maxSize uint64) ([]pb.Entry, uint64, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if len(l.mu.segments) == 0 {
+		return nil, 0, errClosed
+	}
+	if low < l.mu.first {
+		return ents, size, nil
+	}
+	high = min(high, l.mu.last+1)
+	for low < high {
+		n := l.mu.holding(low)
+		full := false
+		err := l.read(l.mu.records[n], min(high, l.mu.end(n)), func(e pb.Entry) bool {
+			if e.Index == low {
+				ents = append(ents, e)
+				size += uint64(e.SizeUpperLimit())
+				low++
+				full = size > maxSize
+			}
+			return !full
+		})
+		if err != nil {
+			return nil, 0, err
+		}
+		if full {
+			break
+		}
+	}
+	return ents, size, nil
+}
+
+// read calls each with the entries of a record up to end-1, all of which must be
+// there, until it returns false. mu must be held, if only for reading.
+func (l *Log) read(p place, end uint64, each func(pb.Entry) bool) error {
+	s := l.mu.segments[p.segment-l.mu.segments[0].number]
+	k, payload, err := s.read(p.offset)
+	if err == nil && k != kindAppend {
+		err = errRecord
+	}
+	r := &reader{b: payload}
+	next := p.first
+	if err == nil {
+		decodeEntries(r, func(e pb.Entry) bool {
+			if e.Index != next {
+				r.fail()
+				return false
+			}
+			next++
+			return each(e) && next < end
+		})
+		err = r.err
+	}
+	if err != nil {
+		return fmt.Errorf("%s: offset %d: %w", segmentName(s.number), p.offset, err)
+	}
+	return nil
+}
+
+// RemoveEntriesTo implements raftio.ILogDB. That is not recorded: after a restart
+// the entries are there again, and not looked at, because a snapshot has them.
+func (l *Log) RemoveEntriesTo(_, _, index uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.drop(index)
+	return nil
+}
+
+// CompactEntriesTo implements raftio.ILogDB: it removes the files in which there
+// is nothing left.
+func (l *Log) CompactEntriesTo(_, _, _ uint64) (<-chan struct{}, error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	done := make(chan struct{})
+	close(done)
+	return done, l.removeSegments()
+}
+
+func (l *Log) removeSegments() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.mu.segments) > 1 {
+		s := l.mu.segments[0]
+		if len(l.mu.records) > 0 && l.mu.records[0].segment <= s.number {
+			break
+		}
+		l.mu.segments = l.mu.segments[1:]
+		if err := errors.Join(s.close(), l.fs.Remove(l.fs.PathJoin(l.dir, segmentName(s.number)))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveNodeData implements raftio.ILogDB.
+func (l *Log) RemoveNodeData(shardID, replicaID uint64) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.mineLocked(shardID, replicaID) != nil {
+		return nil
+	}
+	if err := l.setMetaLocked(meta{cut: true}); err != nil {
+		return err
+	}
+	return l.removeSegments()
+}
+
+// ImportSnapshot implements raftio.ILogDB: the replica begins anew with the
+// snapshot.
+func (l *Log) ImportSnapshot(s pb.Snapshot, replicaID uint64) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	return l.setMetaLocked(meta{
+		shard:     s.ShardID,
+		replica:   replicaID,
+		bootstrap: &pb.Bootstrap{Join: true, Type: s.Type},
+		state:     pb.State{Term: s.Term, Commit: s.Index},
+		snapshot:  stored(s),
+		cut:       true,
+		base:      s.Index,
+	})
+}
