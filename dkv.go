@@ -194,6 +194,7 @@ var (
 	ErrBadOptions    error = store.ErrBadOptions
 	ErrFull          error = store.ErrFull
 	ErrBadRange      error = store.ErrBadRange
+	ErrDiskFull      error = store.ErrDiskFull
 )
 
 // ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.

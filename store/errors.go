@@ -107,6 +107,12 @@ var (
 
 	// ErrBadRange is returned by a scan with a negative limit. Kind: final.
 	ErrBadRange = sentinel(12, KindFinal, "dkv: bad range")
+
+	// ErrDiskFull is returned for a write when the member's disk is about to be
+	// full: when what is free would not take a snapshot of the state and 64 MiB
+	// of log. Expire, Delete and the release of a lock are let in. Kind: not
+	// applied.
+	ErrDiskFull = sentinel(13, KindNotApplied, "dkv: disk full, not applied")
 )
 
 var byCode = make(map[uint16]*Error)

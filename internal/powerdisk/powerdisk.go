@@ -39,6 +39,7 @@ type Disk struct {
 	failing bool
 	cut     bool
 	full    bool
+	free    uint64
 	pending map[string][]write // by path: what was not synced
 }
 
@@ -51,7 +52,7 @@ var _ vfs.FS = (*Disk)(nil)
 
 // New returns an empty disk.
 func New() *Disk {
-	return &Disk{MemFS: vfs.NewStrictMem(), pending: make(map[string][]write)}
+	return &Disk{MemFS: vfs.NewStrictMem(), free: 1 << 40, pending: make(map[string][]write)}
 }
 
 // FailAfter has the power go with the nth operation from now, which fails, as all
@@ -83,6 +84,20 @@ func (d *Disk) SetFull(full bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.full = full
+}
+
+// SetFree sets how many bytes the disk says that it has left.
+func (d *Disk) SetFree(bytes uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.free = bytes
+}
+
+// GetDiskUsage implements vfs.FS.
+func (d *Disk) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return vfs.DiskUsage{AvailBytes: d.free, TotalBytes: 1 << 40, UsedBytes: 1<<40 - d.free}, nil
 }
 
 // Restore brings the power back. Nobody may have a file open. keep says which of

@@ -29,6 +29,7 @@ const (
 type batcher struct {
 	member, incarnation uint64
 	limit               int64 // of the size that its operations may take the state to, 0: none
+	space               space
 
 	// propose tries once to get an entry applied. It returns when that has
 	// happened, when it is certain that this attempt had no effect, when it has
@@ -104,6 +105,9 @@ func (b *batcher) start() {
 
 // do queues an operation and waits for its result or the end of ctx.
 func (b *batcher) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Result, error) {
+	if b.space.low() && !frees(op) {
+		return engine.Result{}, store.ErrDiskFull
+	}
 	c := calls.Get().(*call)
 	c.op = command.AppendOp(c.op[:0], op, id)
 	if err := b.enqueue(ctx, c); err != nil {
@@ -199,6 +203,7 @@ func (b *batcher) work(slot uint64) {
 		if f == nil {
 			return
 		}
+		b.space.look()
 		entry = command.AppendBatchHeader(entry[:0], command.Batch{
 			Member:      b.member,
 			Incarnation: b.incarnation,

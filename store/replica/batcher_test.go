@@ -94,6 +94,7 @@ func (u *unreliable) catchUpLocked() {
 func newTestBatcher(propose func(entry []byte, settled <-chan struct{}) proposal) *batcher {
 	b := &batcher{propose: propose}
 	b.init(1, 1)
+	b.space.init(plenty, func() int64 { return 0 })
 	return b
 }
 
@@ -306,3 +307,6 @@ func rounds(n, short int) int {
 	}
 	return n
 }
+
+// plenty is what a disk has free that is not about to be full.
+func plenty() (int64, error) { return 1 << 40, nil }

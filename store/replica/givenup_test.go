@@ -23,6 +23,7 @@ func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
 	sessions, db := make(sessions), maple.New(engine.Options{})
 	b := new(batcher)
 	b.init(1, 1)
+	b.space.init(plenty, func() int64 { return 0 })
 	apply := func(entry []byte) {
 		var e command.Entry
 		if err := command.Decode(entry, &e); err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -103,6 +104,12 @@ func (d *directory) undo() {
 }
 
 func (d *directory) join(name string) string { return filepath.Join(d.path, name) }
+
+// free is how many bytes the disk has left.
+func (d *directory) free() (int64, error) {
+	usage, err := d.fs.GetDiskUsage(d.path)
+	return int64(min(usage.AvailBytes, math.MaxInt64)), err
+}
 
 // identify reads the directory's identity, or gives it one, and begins a new
 // incarnation.

@@ -126,7 +126,7 @@ func Open(opts Options) (*Store, error) {
 	}
 	s.Writes = ops.New(s.batcher.do)
 	s.init(opts)
-	s.host, err = startHost(dir, opts, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
+	s.host, err = startHost(dir, opts, s.batcher.space.exhausted, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
 	if err != nil {
 		dir.undo()
 		dir.close()
@@ -151,6 +151,14 @@ func (s *Store) init(opts Options) {
 	s.ticker.init(opts.Clock)
 	every := opts.SnapshotBytes
 	s.snapshotter.init(every, every*int64(s.member-1)/int64(len(s.names)))
+	s.batcher.space.init(s.dir.free, s.size)
+}
+
+// size is roughly how much a snapshot of the state takes.
+func (s *Store) size() int64 {
+	var info store.Info
+	s.machine.db.Load().Info(&info)
+	return info.Bytes
 }
 
 // start has the parts work, now that there is a host.
@@ -171,12 +179,12 @@ func (s *Store) start() {
 	}
 	s.ticker.start()
 
-	s.snapshotter.size = func() int64 {
-		var info store.Info
-		s.machine.db.Load().Info(&info)
-		return info.Bytes
-	}
+	s.snapshotter.size = s.size
 	s.snapshotter.snapshot = func(keep int, stopping <-chan struct{}) bool {
+		if !s.batcher.space.forSnapshot() {
+			s.log.Warn("no room on the disk for a snapshot", "dir", s.dir.path)
+			return false
+		}
 		return s.host.snapshot(uint64(keep), snapshotTimeout, stopping)
 	}
 	s.snapshotter.start()
