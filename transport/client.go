@@ -106,7 +106,16 @@ func garbled(err error, sentinel *store.Error) error {
 
 // Get implements store.Store.
 func (c *Client) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	b, err := c.read(ctx, methodGet, key)
+	return c.value(ctx, methodGet, key)
+}
+
+// GetStale implements store.Store. It is that of the server that answers.
+func (c *Client) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	return c.value(ctx, methodGetStale, key)
+}
+
+func (c *Client) value(ctx context.Context, m method, key string) ([]byte, bool, error) {
+	b, err := c.read(ctx, m, key)
 	if err != nil {
 		return nil, false, err
 	}

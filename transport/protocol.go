@@ -72,6 +72,7 @@ const (
 	methodScan
 	methodScanNext
 	methodScanStop
+	methodGetStale
 	methods
 )
 

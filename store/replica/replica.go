@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dkv/internal/clock"
@@ -84,6 +85,7 @@ type Store struct {
 	ticker      ticker
 	snapshotter snapshotter
 
+	phase   atomic.Uint32 // see phaseStarting
 	closing sync.Once
 	closed  chan struct{}
 	err     error // of Close; set before closed is closed
@@ -156,7 +158,11 @@ func (s *Store) start() {
 	s.batcher.start()
 
 	s.barriers.issue = func(over <-chan struct{}) bool {
-		return s.host.readIndex(over, s.barriers.stopping)
+		through := s.host.readIndex(over, s.barriers.stopping)
+		if through {
+			s.phase.CompareAndSwap(phaseStarting, phaseCurrent)
+		}
+		return through
 	}
 	s.barriers.start()
 
@@ -266,11 +272,7 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	value, ok := db.Get(engine.Keys, key)
-	if !ok {
-		return nil, false, nil
-	}
-	return ops.Clone(value), true, nil
+	return get(db, key)
 }
 
 // GetEntry implements store.Store.
@@ -361,6 +363,7 @@ var ErrCloseTimeout = errors.New("dkv: close: still stopping")
 // within 5 s and may be called more than once.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
+		s.phase.Store(phaseClosing)
 		patience := time.NewTimer(closeTimeout)
 		defer patience.Stop()
 		stopped := make(chan struct{})

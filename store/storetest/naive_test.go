@@ -189,6 +189,10 @@ func (m *member) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return e.Value, true, nil
 }
 
+func (m *member) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	return m.Get(ctx, key)
+}
+
 func (m *member) Has(ctx context.Context, key string) (bool, error) {
 	_, ok, err := m.GetEntry(ctx, key)
 	return ok, err
