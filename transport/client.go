@@ -80,6 +80,13 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// Live returns store.ErrClosed once Close has been called, else nil: a client
+// outlives its servers, and goes on when one of them is back.
+func (c *Client) Live() error {
+	_, err := c.current()
+	return err
+}
+
 // Ready waits until a server is ready.
 func (c *Client) Ready(ctx context.Context) error {
 	_, err := c.call(ctx, methodReady, nil)

@@ -153,6 +153,14 @@ func (s *Store) checkRead(ctx context.Context, key string) error {
 	return ops.CheckRead(ctx, key)
 }
 
+// Live returns store.ErrClosed once Close has been called, else nil.
+func (s *Store) Live() error {
+	if s.closed.Load() {
+		return store.ErrClosed
+	}
+	return nil
+}
+
 // Ready returns at once: a store in memory waits for nobody.
 func (s *Store) Ready(ctx context.Context) error {
 	if s.closed.Load() {

@@ -84,6 +84,7 @@ type Store struct {
 	barriers    barriers
 	ticker      ticker
 	snapshotter snapshotter
+	applying    watch
 
 	phase   atomic.Uint32 // see phaseStarting
 	closing sync.Once
