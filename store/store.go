@@ -137,4 +137,13 @@ type Info struct {
 	Leader  string   // the member that leads as far as this one knows, or ""
 	Members []string // names of all members, sorted
 	Applied uint64   // index of the last log entry applied here
+
+	// Progress has the index of the last log entry that each member has applied,
+	// by name, as far as this one knows: its own is Applied, another's is as of
+	// that member's last batch of writes, which tells it. So a member through
+	// which nobody writes seems to stay where it is, and one that has told
+	// nothing in the log that this member has been through since it was opened is
+	// left out. It is never more than what the member has applied, unless that
+	// has been restarted since.
+	Progress map[string]uint64
 }

@@ -48,6 +48,9 @@ type machine struct {
 	sessions sessions
 	clients  *once.Clients
 
+	// What is not part of the state: it neither goes into a snapshot or checksum
+	// nor decides what an entry does.
+	progress progress
 	applied  atomic.Uint64 // index of the last entry that Update is done with
 	applying atomic.Uint64 // index of the entry that it is at, 0 if none
 
@@ -93,6 +96,7 @@ func (m *machine) apply(cmd []byte) sm.Result {
 		return sm.Result{}
 	}
 	b := &m.entry.Batch
+	m.progress.note(b)
 	if len(b.Ops) == 0 {
 		m.store.ticker.wanted() // a member has started, see batcher.start
 	}

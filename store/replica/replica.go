@@ -143,7 +143,7 @@ func Open(opts Options) (*Store, error) {
 // init makes the parts ready to be called by the state machine.
 func (s *Store) init(opts Options) {
 	s.machine = newMachine(s, opts.Engine)
-	s.batcher.init(s.member, s.incarnation)
+	s.batcher.init(s.member, s.incarnation, s.machine.applied.Load)
 	s.batcher.limit = opts.MaxBytes
 	s.barriers.init()
 	s.ticker.init(opts.Clock)
@@ -333,6 +333,8 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 		Members: slices.Sorted(maps.Values(s.names)),
 		Applied: s.machine.applied.Load(),
 	}
+	info.Progress = s.machine.progress.byName(s.names)
+	info.Progress[info.Node] = info.Applied
 	if len(s.names) == 1 {
 		info.Mode = "durable"
 	}

@@ -87,6 +87,18 @@ func (b *broken) onPut(f func(key *string, value *[]byte, expireIn, deleteIn *ti
 	}
 }
 
+// onProgress has f change what Info says of how far members are.
+func (b *broken) onProgress(f func(info *store.Info)) {
+	m := b.member
+	b.info = func(ctx context.Context) (store.Info, error) {
+		info, err := m.Info(ctx)
+		if err == nil {
+			f(&info)
+		}
+		return info, err
+	}
+}
+
 // onRange has f change the range of every scan.
 func (b *broken) onRange(f func(r *store.Range)) {
 	m := b.member

@@ -157,6 +157,46 @@ var memberBugs = []bug{
 		},
 	},
 	{
+		name:     "InfoShowsItsMemberBehind",
+		caughtBy: []string{"ProgressTellsHowFarEachMemberIs"},
+		plant: func(b *broken) {
+			b.onProgress(func(info *store.Info) { info.Progress[info.Node]-- })
+		},
+	},
+	{
+		name:     "InfoShowsOthersStandStill",
+		caughtBy: []string{"ProgressTellsHowFarEachMemberIs"},
+		plant: func(b *broken) {
+			b.onProgress(func(info *store.Info) {
+				for name := range info.Progress {
+					if name != info.Node {
+						info.Progress[name] = 1
+					}
+				}
+			})
+		},
+	},
+	{
+		name:     "InfoShowsOthersAhead",
+		caughtBy: []string{"ProgressTellsHowFarEachMemberIs"},
+		plant: func(b *broken) {
+			b.onProgress(func(info *store.Info) {
+				for name := range info.Progress {
+					if name != info.Node {
+						info.Progress[name] += 1000
+					}
+				}
+			})
+		},
+	},
+	{
+		name:     "InfoShowsTheProgressOfStrangers",
+		caughtBy: []string{"ProgressTellsHowFarEachMemberIs"},
+		plant: func(b *broken) {
+			b.onProgress(func(info *store.Info) { info.Progress["stranger"] = 1 })
+		},
+	},
+	{
 		name:     "SizeNeverFalls",
 		caughtBy: []string{"SizeFollowsWhatIsThere"},
 		plant: func(b *broken) {
