@@ -19,7 +19,8 @@
 // The last is a client of a program that has opened one of the others with
 // Options.Listen.
 //
-// All operations are linearizable, on every member. An acknowledged write of a
+// All operations are linearizable, on every member, but for GetStale and Info,
+// which ask no other. An acknowledged write of a
 // durable or replicated store is on the disks of a majority. The error of an
 // operation says what became of it: [KindOf] tells "not applied", "unknown",
 // "final" and "closed" apart.

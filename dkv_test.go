@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -330,6 +331,35 @@ func ExampleDB_Live() {
 	// Output:
 	// <nil>
 	// dkv: closed
+}
+
+func TestInfoCrossesTheNetworkWhole(t *testing.T) {
+	endpoint := "unix://" + t.TempDir() + "/s"
+	db, err := dkv.Open(dkv.Options{Dir: t.TempDir(), Listen: []string{endpoint}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	client, err := dkv.Open(dkv.Options{Connect: []string{endpoint}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for range 2 {
+		if err := client.Set(t.Context(), "k", []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, ok, err := client.GetStale(t.Context(), "k"); err != nil || !ok || string(v) != "v" {
+		t.Errorf("%q, %t, %v", v, ok, err)
+	}
+	here, err := db.Info(t.Context())
+	if err != nil || here.Applied == 0 || here.Progress[here.Node] != here.Applied {
+		t.Errorf("%+v, %v", here, err)
+	}
+	if there, err := client.Info(t.Context()); err != nil || !reflect.DeepEqual(there, here) {
+		t.Errorf("%+v there, %+v here, %v", there, here, err)
+	}
 }
 
 func TestClientIsLiveUntilItIsClosedWhateverItsServersAre(t *testing.T) {
