@@ -179,7 +179,11 @@ func (s *service) status(w http.ResponseWriter, r *http.Request) {
 		Keys     int64        `json:"keys"`
 		Locks    int64        `json:"locks"`
 		PID      int          `json:"pid"`
-	}{info.Node, info.Leader, info.Members, info.Revision, info.Keys, info.Locks, os.Getpid()})
+
+		// Progress is how far each node has applied the log: its own, and that
+		// of others when they wrote last.
+		Progress map[string]uint64 `json:"progress"`
+	}{info.Node, info.Leader, info.Members, info.Revision, info.Keys, info.Locks, os.Getpid(), info.Progress})
 }
 
 // live is for whoever restarts a node that works no longer. A node without a
