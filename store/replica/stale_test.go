@@ -22,7 +22,7 @@ type rising struct {
 	stop func() int // returns the last number that was acknowledged
 }
 
-func startRising(t *testing.T, s *replica.Store) rising {
+func startRising(t *testing.T, s store.Store) rising {
 	ctx := within(t, 2*time.Minute)
 	stopping := make(chan struct{})
 	var writing sync.WaitGroup
@@ -54,17 +54,19 @@ type staleReader struct {
 	stop func() int // returns what was found last
 }
 
+func readRisen(ctx context.Context, s store.Store) (int, error) {
+	v, ok, err := s.GetStale(ctx, "rising")
+	if err != nil || !ok {
+		return 0, err
+	}
+	return strconv.Atoi(string(v))
+}
+
 // watchStale has several goroutines read by GetStale, each of which must never find
 // less than it has found, or than atLeast.
 func watchStale(t *testing.T, s *replica.Store, atLeast int) staleReader {
 	ctx := within(t, 2*time.Minute)
-	r := staleReader{read: func() (int, error) {
-		v, ok, err := s.GetStale(ctx, "rising")
-		if err != nil || !ok {
-			return 0, err
-		}
-		return strconv.Atoi(string(v))
-	}}
+	r := staleReader{read: func() (int, error) { return readRisen(ctx, s) }}
 	stopping := make(chan struct{})
 	var reading sync.WaitGroup
 	found := make([]int, 3)
@@ -113,6 +115,37 @@ func TestStaleReadShowsNothingOlderThanBeforeARestart(t *testing.T) {
 	watchStale(t, c.Store(at), seen).stop()
 	if last := writer.stop(); seen == 0 || last == 0 {
 		t.Errorf("%d writes, %d seen", last, seen)
+	}
+}
+
+func TestStaleReadShowsNothingOlderThanBeforeAKill(t *testing.T) {
+	t.Parallel()
+	c := testcluster.NewProcesses(t, 3, 64<<10)
+	c.Ready()
+	leader := c.Leader()
+	at := (leader + 1) % 3
+	writer := startRising(t, c.Process(leader))
+	defer writer.stop()
+	ctx := within(t, 2*time.Minute)
+	seen := 0
+	for round := range rounds(8, 3) {
+		if n, err := readRisen(ctx, c.Process(at)); err != nil || n < seen {
+			t.Fatalf("the first stale read after %d kills finds write %d after %d: %v", round, n, seen, err)
+		}
+		for began := time.Now(); time.Since(began) < 100*time.Millisecond; {
+			n, err := readRisen(ctx, c.Process(at))
+			if err != nil || n < seen {
+				t.Fatalf("a stale read finds write %d after %d: %v", n, seen, err)
+			}
+			seen = n
+		}
+		if !c.Process(at).Kill() {
+			t.Fatal("it was not killed")
+		}
+		c.Start(at)
+	}
+	if writer.stop(); seen == 0 {
+		t.Error("nothing was seen")
 	}
 }
 
