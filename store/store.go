@@ -44,11 +44,11 @@ type Store interface {
 	// have been told is done. What it finds is of a state that the store was
 	// in, and on one member it never goes back: a call sees what calls on the
 	// same member that returned before it, of any kind, have seen or done, and
-	// that holds over restarts of the member too. After a restart it waits, as
-	// Get does, until the member has caught up once with what a quorum knows;
-	// from then on it waits for nothing. In memory mode it is Get. Over a
-	// network the member is the server that answers, and another one, which may
-	// know less, once the client has had to go on there.
+	// that holds over restarts of the member too. When a member has been opened,
+	// it waits, as Get does, until that member has caught up once with what a
+	// quorum knows; from then on it waits for nothing. In memory mode it is Get.
+	// Over a network the member is the server that answers, and another one,
+	// which may know less, once the client has had to go on there.
 	//
 	// Errors are those of Get: ErrUnavailable when ctx ends first, ErrEmptyKey,
 	// ErrKeyTooLarge, ErrClosed.

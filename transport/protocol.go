@@ -229,6 +229,10 @@ func appendFound(b []byte, found bool) []byte {
 	return append(b, 0)
 }
 
+func foundValue(value []byte, found bool) []byte {
+	return append(appendFound(make([]byte, 0, 1+len(value)), found), value...)
+}
+
 func cutFound(b []byte) (rest []byte, found bool, err error) {
 	if len(b) == 0 || b[0] > 1 {
 		return nil, false, errProtocol
