@@ -19,7 +19,8 @@
 // The last is a client of a program that has opened one of the others with
 // Options.Listen.
 //
-// All operations are linearizable, on every member. An acknowledged write of a
+// All operations are linearizable, on every member, but for GetStale and Info,
+// which ask no other. An acknowledged write of a
 // durable or replicated store is on the disks of a majority. The error of an
 // operation says what became of it: [KindOf] tells "not applied", "unknown",
 // "final" and "closed" apart.
@@ -56,6 +57,7 @@ type DB struct {
 // backend is what stands behind a DB.
 type backend interface {
 	transport.Backend
+	Live() error
 	Close() error
 }
 
@@ -98,8 +100,23 @@ func (db *DB) listen(endpoints []string) error {
 
 // Ready waits until operations succeed: until a quorum of the members answers a
 // linearizable read. In memory it returns at once. Errors: [ErrUnavailable] when
-// ctx ends first, [ErrClosed].
+// ctx ends first, [ErrClosed]. It is what to ask before work is sent here, again
+// and again: a member without a quorum is not ready, and will be when its peers
+// are back.
 func (db *DB) Ready(ctx context.Context) error { return db.backend.Ready(ctx) }
+
+// Live tells a supervisor of processes whether this one has to be restarted: nil
+// while the store works or waits, for peers, a leader, a disk or a server,
+// however long. Where [DB.Ready] fails and Live does not, a restart would not
+// help.
+//
+// Errors: [ErrClosed] once Close has been called; of a replica [ErrNotLive] if it
+// works no longer and will not by itself: Dragonboat has stopped it, or the
+// engine has been at one log entry for a minute. The latter is found out by
+// calls that follow each other, of which each counts for 10 s at most; so call it
+// every 10 s or more often. A store in memory and a client are live until they
+// are closed. It returns at once and asks nobody.
+func (db *DB) Live() error { return db.backend.Live() }
 
 // Close turns new operations away, lets those under way finish for up to 2 s,
 // those of clients included, hands leadership over to another member and stops. It
@@ -199,6 +216,10 @@ var (
 
 // ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.
 var ErrCloseTimeout = replica.ErrCloseTimeout
+
+// ErrNotLive is returned by Live if a replica works no longer and will not by
+// itself; the text says why.
+var ErrNotLive = replica.ErrNotLive
 
 // KindOf says what became of the operation that returned err.
 func KindOf(err error) Kind { return store.KindOf(err) }

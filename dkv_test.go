@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -280,6 +282,112 @@ func ExampleDB_Scan() {
 	// user/3 user/2 end of page
 	// user/1 end of page
 	// end of page
+}
+
+// A page that many look at can do with what this member knows.
+func ExampleDB_GetStale() {
+	dir, err := os.MkdirTemp("", "dkv")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	db, err := dkv.Open(dkv.Options{Dir: dir})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+	ctx := context.Background()
+	if err := db.Set(ctx, "banner", []byte("welcome")); err != nil {
+		log.Fatal(err)
+	}
+	banner, ok, err := db.GetStale(ctx, "banner")
+	fmt.Println(string(banner), ok, err)
+	// Output: welcome true <nil>
+}
+
+// What a supervisor asks, and what a load balancer asks.
+func ExampleDB_Live() {
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux() // for an http.Server on the port of the checks
+	mux.HandleFunc("/live", func(w http.ResponseWriter, _ *http.Request) {
+		if err := db.Live(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
+	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		defer cancel()
+		if err := db.Ready(ctx); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
+
+	fmt.Println(db.Live())
+	db.Close()
+	fmt.Println(db.Live())
+	// Output:
+	// <nil>
+	// dkv: closed
+}
+
+func TestInfoCrossesTheNetworkWhole(t *testing.T) {
+	endpoint := "unix://" + t.TempDir() + "/s"
+	db, err := dkv.Open(dkv.Options{Dir: t.TempDir(), Listen: []string{endpoint}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	client, err := dkv.Open(dkv.Options{Connect: []string{endpoint}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for range 2 {
+		if err := client.Set(t.Context(), "k", []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, ok, err := client.GetStale(t.Context(), "k"); err != nil || !ok || string(v) != "v" {
+		t.Errorf("%q, %t, %v", v, ok, err)
+	}
+	var here, there dkv.Info
+	for range 100 { // a tick of the clock may come between the two
+		here, err = db.Info(t.Context())
+		if err != nil || here.Applied == 0 || here.Progress[here.Node] != here.Applied {
+			t.Fatalf("%+v, %v", here, err)
+		}
+		if there, err = client.Info(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if reflect.DeepEqual(there, here) {
+			return
+		}
+	}
+	t.Errorf("%+v there, %+v here", there, here)
+}
+
+func TestClientIsLiveUntilItIsClosedWhateverItsServersAre(t *testing.T) {
+	db, err := dkv.Open(dkv.Options{Connect: []string{"unix://" + t.TempDir() + "/nobody"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := db.Ready(ctx); !errors.Is(err, dkv.ErrUnavailable) {
+		t.Errorf("ready without a server: %v", err)
+	}
+	if err := db.Live(); err != nil {
+		t.Errorf("without a server: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Live(); !errors.Is(err, dkv.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
 }
 
 func TestMaxBytesTurnsWritesAway(t *testing.T) {

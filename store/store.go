@@ -20,8 +20,8 @@ const (
 	MaxValueSize = 8 << 20
 )
 
-// Store is a key-value store whose operations are linearizable: each takes
-// effect at one instant between its call and its return.
+// Store is a key-value store whose operations are linearizable, but for GetStale
+// and Info: each takes effect at one instant between its call and its return.
 //
 // A key is any non-empty string of up to [MaxKeySize] bytes; a value is up to
 // [MaxValueSize] bytes and may be empty. Slices that are passed in are copied,
@@ -38,6 +38,21 @@ type Store interface {
 	// Get returns the value of key. ok is false if there is no such key or its
 	// value has expired.
 	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
+
+	// GetStale is Get of what this member knows now, without asking the others:
+	// it is as fast as memory, needs no quorum, and may not see yet what others
+	// have been told is done. What it finds is of a state that the store was
+	// in, and on one member it never goes back: a call sees what calls on the
+	// same member that returned before it, of any kind, have seen or done, and
+	// that holds over restarts of the member too. When a member has been opened,
+	// it waits, as Get does, until that member has caught up once with what a
+	// quorum knows; from then on it waits for nothing. In memory mode it is Get.
+	// Over a network the member is the server that answers, and another one,
+	// which may know less, once the client has had to go on there.
+	//
+	// Errors are those of Get: ErrUnavailable when ctx ends first, ErrEmptyKey,
+	// ErrKeyTooLarge, ErrClosed.
+	GetStale(ctx context.Context, key string) (value []byte, ok bool, err error)
 
 	// GetEntry returns key with its value, revision and time left. ok is false
 	// if there is no such key; an expired key is found, without a value.
@@ -122,4 +137,13 @@ type Info struct {
 	Leader  string   // the member that leads as far as this one knows, or ""
 	Members []string // names of all members, sorted
 	Applied uint64   // index of the last log entry applied here
+
+	// Progress has the index of the last log entry that each member has applied,
+	// by name, as far as this one knows: its own is Applied, another's is as of
+	// that member's last batch of writes, which tells it. So a member through
+	// which nobody writes seems to stay where it is, and one that has told
+	// nothing in the log that this member has been through since it was opened is
+	// left out. It is never more than what the member has applied, unless that
+	// has been restarted since.
+	Progress map[string]uint64
 }

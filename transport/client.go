@@ -80,6 +80,13 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// Live returns store.ErrClosed once Close has been called, else nil: a client
+// outlives its servers, and goes on when one of them is back.
+func (c *Client) Live() error {
+	_, err := c.current()
+	return err
+}
+
 // Ready waits until a server is ready.
 func (c *Client) Ready(ctx context.Context) error {
 	_, err := c.call(ctx, methodReady, nil)
@@ -106,7 +113,16 @@ func garbled(err error, sentinel *store.Error) error {
 
 // Get implements store.Store.
 func (c *Client) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	b, err := c.read(ctx, methodGet, key)
+	return c.value(ctx, methodGet, key)
+}
+
+// GetStale implements store.Store. It is that of the server that answers.
+func (c *Client) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	return c.value(ctx, methodGetStale, key)
+}
+
+func (c *Client) value(ctx context.Context, m method, key string) ([]byte, bool, error) {
+	b, err := c.read(ctx, m, key)
 	if err != nil {
 		return nil, false, err
 	}

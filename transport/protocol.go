@@ -72,6 +72,7 @@ const (
 	methodScan
 	methodScanNext
 	methodScanStop
+	methodGetStale
 	methods
 )
 
@@ -226,6 +227,10 @@ func appendFound(b []byte, found bool) []byte {
 		return append(b, 1)
 	}
 	return append(b, 0)
+}
+
+func foundValue(value []byte, found bool) []byte {
+	return append(appendFound(make([]byte, 0, 1+len(value)), found), value...)
 }
 
 func cutFound(b []byte) (rest []byte, found bool, err error) {

@@ -281,7 +281,10 @@ func (s *Server) do(ctx context.Context, req request, scan scanRequest) ([]byte,
 		return appendInfo(nil, info)
 	case methodGet:
 		value, ok, err := s.backend.Get(ctx, string(req.arg))
-		return append(appendFound(nil, ok), value...), err
+		return foundValue(value, ok), err
+	case methodGetStale:
+		value, ok, err := s.backend.GetStale(ctx, string(req.arg))
+		return foundValue(value, ok), err
 	case methodGetEntry:
 		e, ok, err := s.backend.GetEntry(ctx, string(req.arg))
 		if !ok {

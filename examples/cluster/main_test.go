@@ -26,6 +26,7 @@ func TestThreeProcessesDoWhatThePackageCommentShows(t *testing.T) {
 	a, b, c := nodes[0], nodes[1], nodes[2]
 
 	// Links.
+	a.wait(t, "GET", "/ready", 200)
 	a.want(t, "PUT", "/links/docs", "https://go.dev/doc/", 204, "")
 	b.want(t, "GET", "/links/docs", "", 302, "https://go.dev/doc/\n")
 	a.want(t, "PUT", "/links/news?for=300ms", "https://go.dev/blog/", 204, "")
@@ -76,6 +77,8 @@ func TestThreeProcessesDoWhatThePackageCommentShows(t *testing.T) {
 	if got.code != 503 || got.retryAfter != "1" {
 		t.Errorf("read without a quorum: %+v, want 503 with Retry-After", got)
 	}
+	leader.want(t, "GET", "/ready", "", 503, "")
+	leader.want(t, "GET", "/live", "", 200, "")
 	leader.stop(t)
 }
 

@@ -20,6 +20,9 @@ const (
 	// members elect a leader.
 	opLimit = 5 * time.Second
 
+	// readyLimit is how long a node may take to show that it has a quorum.
+	readyLimit = time.Second
+
 	// jobLimit is the time to live of a job's lock, and the longest that a job
 	// may take.
 	jobLimit = 10 * time.Second
@@ -45,6 +48,8 @@ func newService(db *dkv.DB, log *slog.Logger) http.Handler {
 	mux.HandleFunc("DELETE /links/{name}", s.deleteLink)
 	mux.HandleFunc("POST /jobs/{name}/run", s.runJob)
 	mux.HandleFunc("GET /status", s.status)
+	mux.HandleFunc("GET /live", s.live)
+	mux.HandleFunc("GET /ready", s.ready)
 	return mux
 }
 
@@ -174,7 +179,28 @@ func (s *service) status(w http.ResponseWriter, r *http.Request) {
 		Keys     int64        `json:"keys"`
 		Locks    int64        `json:"locks"`
 		PID      int          `json:"pid"`
-	}{info.Node, info.Leader, info.Members, info.Revision, info.Keys, info.Locks, os.Getpid()})
+
+		// Progress is how far each node has applied the log: its own, and that
+		// of others when they wrote last.
+		Progress map[string]uint64 `json:"progress"`
+	}{info.Node, info.Leader, info.Members, info.Revision, info.Keys, info.Locks, os.Getpid(), info.Progress})
+}
+
+// live is for whoever restarts a node that works no longer. A node without a
+// quorum is live: to restart it would not help.
+func (s *service) live(w http.ResponseWriter, _ *http.Request) {
+	if err := s.db.Live(); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+}
+
+// ready is for whoever chooses the node that a request goes to.
+func (s *service) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readyLimit)
+	defer cancel()
+	if err := s.db.Ready(ctx); err != nil {
+		fail(w, err)
+	}
 }
 
 func (s *service) reply(w http.ResponseWriter, v any) {

@@ -23,13 +23,17 @@ import (
 //
 // Low has, for each slot, the lowest Seq that the proposer may still want
 // applied: those below it are done or given up. Low[Slot] == Seq.
+//
+// Applied tells the others how far the proposer was. It is no part of what the
+// batch does: nothing in the state may come from it.
 type Batch struct {
 	Member      uint64
 	Incarnation uint64
 	Slot        uint64
 	Seq         uint64
 	Low         [MaxSlots]uint64
-	Limit       int64 // of the size that the operations may take the state to, 0 = none
+	Limit       int64  // of the size that the operations may take the state to, 0 = none
+	Applied     uint64 // index of the last entry that the proposer had applied, 0 = none
 	Ops         []engine.Op
 	IDs         []once.ID // of Ops; those behind its end are zero
 }
@@ -89,6 +93,7 @@ func AppendBatchHeader(b []byte, batch Batch, n int) []byte {
 		b = binary.AppendUvarint(b, low)
 	}
 	b = binary.AppendUvarint(b, uint64(batch.Limit))
+	b = binary.AppendUvarint(b, batch.Applied)
 	return binary.AppendUvarint(b, uint64(n))
 }
 
@@ -181,6 +186,7 @@ func Decode(b []byte, e *Entry) error {
 			e.Batch.Low[i] = d.Uvarint()
 		}
 		e.Batch.Limit = d.int63()
+		e.Batch.Applied = d.Uvarint()
 		n := d.Uvarint()
 		if n > MaxOps || e.Batch.Slot >= MaxSlots {
 			d.Fail()

@@ -59,6 +59,7 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 			Slot:        rapid.Uint64Range(0, MaxSlots-1).Draw(t, "slot"),
 			Seq:         rapid.Uint64Min(1).Draw(t, "seq"),
 			Limit:       rapid.Int64Min(0).Draw(t, "limit"),
+			Applied:     rapid.Uint64().Draw(t, "applied"),
 		}
 		for i := range in.Low {
 			in.Low[i] = rapid.Uint64().Draw(t, "low")
@@ -79,7 +80,8 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 		}
 		got := e.Batch
 		if e.IsTick || got.Member != in.Member || got.Incarnation != in.Incarnation ||
-			got.Slot != in.Slot || got.Seq != in.Seq || got.Low != in.Low || got.Limit != in.Limit || len(got.Ops) != len(in.Ops) {
+			got.Slot != in.Slot || got.Seq != in.Seq || got.Low != in.Low || got.Limit != in.Limit ||
+			got.Applied != in.Applied || len(got.Ops) != len(in.Ops) {
 			t.Fatalf("got %+v, want %+v", got, in)
 		}
 		for i, op := range got.Ops {
@@ -168,7 +170,7 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 
 // FuzzDecode: whatever is accepted is exactly what would have been written.
 func FuzzDecode(f *testing.F) {
-	f.Add(appendBatch(Batch{Member: 1, Incarnation: 7, Slot: 2, Seq: 300, Ops: []engine.Op{
+	f.Add(appendBatch(Batch{Member: 1, Incarnation: 7, Slot: 2, Seq: 300, Limit: 1 << 30, Applied: 1 << 40, Ops: []engine.Op{
 		{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
 		{Kind: engine.CompareAndDelete, Space: engine.Locks, Key: "l", Value: []byte("owner")},
 		{Kind: engine.Expire, Key: "e"},

@@ -82,7 +82,11 @@ func TestWhatIsRepeatedIsAppliedOnce(t *testing.T) {
 				}
 			},
 			"time passes": func(t *rapid.T) {
-				now += time.Duration(rapid.Int64Range(0, int64(Window)).Draw(t, "time"))
+				passed := time.Duration(rapid.Int64Range(0, int64(Window)).Draw(t, "time"))
+				if rapid.Bool().Draw(t, "much") { // rapid likes small numbers
+					passed = Window - passed
+				}
+				now += passed
 				before := c.order.Len()
 				c.Age(now)
 				aged += before - c.order.Len()
@@ -104,7 +108,8 @@ func TestWhatIsRepeatedIsAppliedOnce(t *testing.T) {
 			},
 		})
 	})
-	if repeated == 0 || refused == 0 || aged == 0 {
+	// With -short there are too few walks for each to happen for certain.
+	if !testing.Short() && (repeated == 0 || refused == 0 || aged == 0) {
 		t.Errorf("%d repeated, %d refused, %d aged", repeated, refused, aged)
 	}
 }

@@ -146,7 +146,9 @@ func Clone(value []byte) []byte {
 	if value == nil {
 		return nil
 	}
-	return append(make([]byte, 0, len(value)), value...)
+	c := make([]byte, len(value)) // not cleared first, as copy follows at once
+	copy(c, value)
+	return c
 }
 
 // CheckRead returns the error of a read of key that is over before it begins.

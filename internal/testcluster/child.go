@@ -130,6 +130,8 @@ func handle(db *dkv.DB, r request) reply {
 	switch r.Op {
 	case "get":
 		a.Value, a.OK, err = db.Get(ctx, r.Key)
+	case "getstale":
+		a.Value, a.OK, err = db.GetStale(ctx, r.Key)
 	case "entry":
 		var e store.Entry
 		e, a.OK, err = db.GetEntry(ctx, r.Key)

@@ -299,6 +299,12 @@ func (p *Process) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return a.Value, a.OK, err
 }
 
+// GetStale implements store.Store.
+func (p *Process) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	a, err := p.do(ctx, request{Op: "getstale", Key: key})
+	return a.Value, a.OK, err
+}
+
 // GetEntry implements store.Store.
 func (p *Process) GetEntry(ctx context.Context, key string) (store.Entry, bool, error) {
 	a, err := p.do(ctx, request{Op: "entry", Key: key})

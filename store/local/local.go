@@ -101,6 +101,11 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return ops.Clone(value), true, nil
 }
 
+// GetStale is Get: a store in memory is nowhere behind.
+func (s *Store) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	return s.Get(ctx, key)
+}
+
 // GetEntry implements store.Store.
 func (s *Store) GetEntry(ctx context.Context, key string) (store.Entry, bool, error) {
 	if err := s.checkRead(ctx, key); err != nil {
@@ -146,6 +151,14 @@ func (s *Store) checkRead(ctx context.Context, key string) error {
 		return store.ErrClosed
 	}
 	return ops.CheckRead(ctx, key)
+}
+
+// Live returns store.ErrClosed once Close has been called, else nil.
+func (s *Store) Live() error {
+	if s.closed.Load() {
+		return store.ErrClosed
+	}
+	return nil
 }
 
 // Ready returns at once: a store in memory waits for nobody.

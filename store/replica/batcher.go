@@ -31,6 +31,9 @@ type batcher struct {
 	limit               int64 // of the size that its operations may take the state to, 0: none
 	space               space
 
+	// progress is the index of the last entry that was applied here.
+	progress func() uint64
+
 	// propose tries once to get an entry applied. It returns when that has
 	// happened, when it is certain that this attempt had no effect, when it has
 	// taken too long, or when settled or stopping is closed.
@@ -85,8 +88,8 @@ type flight struct {
 
 var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
-func (b *batcher) init(member, incarnation uint64) {
-	b.member, b.incarnation = member, incarnation
+func (b *batcher) init(member, incarnation uint64, progress func() uint64) {
+	b.member, b.incarnation, b.progress = member, incarnation, progress
 	b.stopping = make(chan struct{})
 	b.mu.filled = make(chan struct{})
 	b.mu.drawn = make(chan struct{})
@@ -194,6 +197,7 @@ func (b *batcher) work(slot uint64) {
 			Member:      b.member,
 			Incarnation: b.incarnation,
 			Seq:         1,
+			Applied:     b.progress(),
 		}, 0)
 		b.fly(b.hello, entry)
 		seq++
@@ -211,6 +215,7 @@ func (b *batcher) work(slot uint64) {
 			Seq:         seq,
 			Low:         low,
 			Limit:       b.limit,
+			Applied:     b.progress(),
 		}, len(batch))
 		for _, c := range batch {
 			entry = append(entry, c.op...)

@@ -93,7 +93,7 @@ func (u *unreliable) catchUpLocked() {
 
 func newTestBatcher(propose func(entry []byte, settled <-chan struct{}) proposal) *batcher {
 	b := &batcher{propose: propose}
-	b.init(1, 1)
+	b.init(1, 1, func() uint64 { return 0 })
 	b.space.init(plenty, func() int64 { return 0 })
 	return b
 }

@@ -42,6 +42,7 @@ func TestCloseMayBeCalledOftenAndEverythingIsClosedThen(t *testing.T) {
 	owner, _ := lock.ParseOwner("0123456789abcdef-1")
 	for name, do := range map[string]func() error{
 		"Get":         func() error { _, _, err := s.Get(ctx, "k"); return err },
+		"GetStale":    func() error { _, _, err := s.GetStale(ctx, "k"); return err },
 		"GetEntry":    func() error { _, _, err := s.GetEntry(ctx, "k"); return err },
 		"Has":         func() error { _, err := s.Has(ctx, "k"); return err },
 		"Set":         func() error { return s.Set(ctx, "k", nil) },

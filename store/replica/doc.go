@@ -13,6 +13,7 @@
 //     encodes it as one log entry (internal/command), under an identity that is
 //     never used twice: member, incarnation, slot, sequence number. With it goes
 //     which earlier batches were given up; they have no effect once this one has.
+//     So does how far this member has applied the log, for Info of the others.
 //  3. host.propose gives the entry to Dragonboat, which replicates it, has a
 //     majority sync it to disk, and commits it. If the attempt fails or is not
 //     heard of, the same entry is proposed again, until its outcome is known or
@@ -20,7 +21,8 @@
 //  4. machine.Update decodes the entry on every member. The sessions, which are
 //     part of the state, recognize a batch that was applied before and answer
 //     it with its first results; so do the clients with an operation that has an
-//     ID; otherwise the engine applies each operation.
+//     ID; otherwise the engine applies each operation. What the batch tells of
+//     its member's progress is noted beside the state, of which it is no part.
 //  5. On the member that proposed it, the batcher gives each caller its result.
 //     A caller whose context ended before that has returned: with
 //     store.ErrUnavailable if the operation was in no attempt that may succeed,
@@ -37,6 +39,22 @@
 //  3. The reads of the round look into the engine, each on its own goroutine,
 //     beside the writes that are being applied. A scan opens a view, between two
 //     log entries, and goes through that.
+//
+// # One stale read
+//
+//  1. [Store.GetStale] looks whether this member is current: whether a barrier
+//     has been through since Open. A member that starts again is not. It applies
+//     its log anew, does not know how much of it is committed, and so cannot tell
+//     when it has come to where it was; the stale read then joins a round, as in
+//     One read, and the first round that is through makes the member current
+//     until Close.
+//  2. It looks into the engine that holds the state at this moment, and copies
+//     the value. A snapshot that is recovered replaces the engine as a whole.
+//
+// It never goes back. While the member runs, since each entry is applied before
+// the next and a snapshot that Dragonboat recovers is of a later index than what
+// was applied. Over a restart, since only what is committed is ever applied, here
+// or anywhere, and a barrier waits for all that was committed before it.
 //
 // # Time
 //

@@ -21,9 +21,7 @@ import (
 // caller releases the lock, and only then does the acquisition come.
 func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
 	sessions, db := make(sessions), maple.New(engine.Options{})
-	b := new(batcher)
-	b.init(1, 1)
-	b.space.init(plenty, func() int64 { return 0 })
+	b := newTestBatcher(nil)
 	apply := func(entry []byte) {
 		var e command.Entry
 		if err := command.Decode(entry, &e); err != nil {

@@ -48,7 +48,11 @@ type machine struct {
 	sessions sessions
 	clients  *once.Clients
 
-	applied atomic.Uint64 // index of the last entry that reached Update
+	// What is not part of the state: it neither goes into a snapshot or checksum
+	// nor decides what an entry does.
+	progress progress
+	applied  atomic.Uint64 // index of the last entry that Update is done with
+	applying atomic.Uint64 // index of the entry that it is at, 0 if none
 
 	entry command.Entry // reused
 }
@@ -66,9 +70,12 @@ func newMachine(s *Store, f engine.Factory) *machine {
 
 // Update applies log entries.
 func (m *machine) Update(entries []sm.Entry) ([]sm.Entry, error) {
+	m.applying.Store(entries[0].Index)
+	defer m.applying.Store(0)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range entries {
+		m.applying.Store(entries[i].Index)
 		entries[i].Result = m.apply(entries[i].Cmd)
 		m.applied.Store(entries[i].Index)
 		m.store.snapshotter.applied(len(entries[i].Cmd))
@@ -89,6 +96,7 @@ func (m *machine) apply(cmd []byte) sm.Result {
 		return sm.Result{}
 	}
 	b := &m.entry.Batch
+	m.progress.note(b)
 	if len(b.Ops) == 0 {
 		m.store.ticker.wanted() // a member has started, see batcher.start
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dkv/internal/clock"
@@ -88,7 +89,9 @@ type Store struct {
 	barriers    barriers
 	ticker      ticker
 	snapshotter snapshotter
+	applying    watch
 
+	phase   atomic.Uint32 // see phaseStarting
 	closing sync.Once
 	closed  chan struct{}
 	err     error // of Close; set before closed is closed
@@ -145,7 +148,7 @@ func Open(opts Options) (*Store, error) {
 // init makes the parts ready to be called by the state machine.
 func (s *Store) init(opts Options) {
 	s.machine = newMachine(s, opts.Engine)
-	s.batcher.init(s.member, s.incarnation)
+	s.batcher.init(s.member, s.incarnation, s.machine.applied.Load)
 	s.batcher.limit = opts.MaxBytes
 	s.barriers.init()
 	s.ticker.init(opts.Clock)
@@ -169,7 +172,11 @@ func (s *Store) start() {
 	s.batcher.start()
 
 	s.barriers.issue = func(over <-chan struct{}) bool {
-		return s.host.readIndex(over, s.barriers.stopping)
+		through := s.host.readIndex(over, s.barriers.stopping)
+		if through {
+			s.phase.CompareAndSwap(phaseStarting, phaseCurrent)
+		}
+		return through
 	}
 	s.barriers.start()
 
@@ -282,11 +289,7 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	value, ok := db.Get(engine.Keys, key)
-	if !ok {
-		return nil, false, nil
-	}
-	return ops.Clone(value), true, nil
+	return get(db, key)
 }
 
 // GetEntry implements store.Store.
@@ -346,6 +349,8 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 		Members: slices.Sorted(maps.Values(s.names)),
 		Applied: s.machine.applied.Load(),
 	}
+	info.Progress = s.machine.progress.byName(s.names)
+	info.Progress[info.Node] = info.Applied
 	if len(s.names) == 1 {
 		info.Mode = "durable"
 	}
@@ -377,6 +382,7 @@ var ErrCloseTimeout = errors.New("dkv: close: still stopping")
 // within 5 s and may be called more than once.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
+		s.phase.Store(phaseClosing)
 		patience := time.NewTimer(closeTimeout)
 		defer patience.Stop()
 		stopped := make(chan struct{})

@@ -120,7 +120,9 @@ func TestMemberBehindTheLogComesBackByASnapshotUnderConcurrentWrites(t *testing.
 		return true
 	})
 	before := testcluster.Snapshots(t, c.Dir(at))
+	rising := startRising(t, c.Store(others[0]))
 	s := c.Start(at)
+	stale := watchStale(t, s, 0)
 	// Small snapshots come one after another meanwhile: it may be sent several.
 	if err := s.Ready(within(t, 20*time.Second)); err != nil {
 		t.Fatalf("the member that was behind: %v", err)
@@ -131,7 +133,12 @@ func TestMemberBehindTheLogComesBackByASnapshotUnderConcurrentWrites(t *testing.
 	}
 	time.Sleep(200 * time.Millisecond) // writes go on after it has returned
 	tr.stop()
+	last := rising.stop()
 	sum := c.WaitEqual()
+	if v, err := stale.read(); err != nil || v != last {
+		t.Errorf("a stale read of the member that was behind finds %d, when it has caught up with write %d: %v", v, last, err)
+	}
+	stale.stop()
 	for _, i := range c.Running() {
 		info, err := c.Store(i).Info(within(t, time.Second))
 		if err != nil || info.Views != 0 || info.Retained != 0 {

@@ -12,6 +12,7 @@ import (
 type broken struct {
 	*member
 	get         func(ctx context.Context, key string) ([]byte, bool, error)
+	stale       func(ctx context.Context, key string) ([]byte, bool, error)
 	entry       func(ctx context.Context, key string) (store.Entry, bool, error)
 	has         func(ctx context.Context, key string) (bool, error)
 	set         func(ctx context.Context, key string, value []byte) error
@@ -27,12 +28,16 @@ type broken struct {
 // newBroken returns a broken member that is not broken yet.
 func newBroken(m *member) *broken {
 	return &broken{
-		member: m, get: m.Get, entry: m.GetEntry, has: m.Has, set: m.Set, setE: m.SetE, setEIfUnset: m.SetEIfUnset,
+		member: m, get: m.Get, stale: m.GetStale, entry: m.GetEntry, has: m.Has, set: m.Set, setE: m.SetE, setEIfUnset: m.SetEIfUnset,
 		expire: m.Expire, delete: m.Delete, scan: m.Scan, info: m.Info, close: m.Close,
 	}
 }
 
 func (b *broken) Get(ctx context.Context, key string) ([]byte, bool, error) { return b.get(ctx, key) }
+
+func (b *broken) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	return b.stale(ctx, key)
+}
 
 func (b *broken) GetEntry(ctx context.Context, key string) (store.Entry, bool, error) {
 	return b.entry(ctx, key)
@@ -79,6 +84,18 @@ func (b *broken) onPut(f func(key *string, value *[]byte, expireIn, deleteIn *ti
 	b.setEIfUnset = func(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) (bool, error) {
 		f(&key, &value, &expireIn, &deleteIn)
 		return m.SetEIfUnset(ctx, key, value, expireIn, deleteIn)
+	}
+}
+
+// onProgress has f change what Info says of how far members are.
+func (b *broken) onProgress(f func(info *store.Info)) {
+	m := b.member
+	b.info = func(ctx context.Context) (store.Info, error) {
+		info, err := m.Info(ctx)
+		if err == nil {
+			f(&info)
+		}
+		return info, err
 	}
 }
 
@@ -169,6 +186,7 @@ func (b *broken) onKey(f func(key string) string) {
 	m := b.member
 	b.onPut(func(key *string, _ *[]byte, _, _ *time.Duration) { *key = f(*key) })
 	b.get = func(ctx context.Context, key string) ([]byte, bool, error) { return m.Get(ctx, f(key)) }
+	b.stale = func(ctx context.Context, key string) ([]byte, bool, error) { return m.GetStale(ctx, f(key)) }
 	b.entry = func(ctx context.Context, key string) (store.Entry, bool, error) {
 		e, ok, err := m.GetEntry(ctx, f(key))
 		if ok {

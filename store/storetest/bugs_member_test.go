@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,28 +81,7 @@ var memberBugs = []bug{
 	{
 		name:     "ReadsAreSometimesStale",
 		caughtBy: []string{"WriteThatHasReturnedIsSeenByEveryMember", "HistoryOfReadsAndSetsIsLinearizable"},
-		plant: func(b *broken) {
-			// A cache that is right after a moment.
-			var mu sync.Mutex
-			type cached struct {
-				value []byte
-				ok    bool
-				at    time.Time
-			}
-			cache := make(map[string]cached)
-			b.get = func(ctx context.Context, key string) ([]byte, bool, error) {
-				mu.Lock()
-				defer mu.Unlock()
-				if c, ok := cache[key]; ok && time.Since(c.at) < 2*time.Millisecond {
-					return append([]byte{}, c.value...), c.ok, nil
-				}
-				v, ok, err := b.member.Get(ctx, key)
-				if err == nil {
-					cache[key] = cached{append([]byte{}, v...), ok, time.Now()}
-				}
-				return v, ok, err
-			}
-		},
+		plant:    func(b *broken) { b.get = behind(b.member.Get, 2*time.Millisecond) },
 	},
 	{
 		name:     "SomeWritesAreLost",
@@ -176,6 +154,46 @@ var memberBugs = []bug{
 				info.Mode = ""
 				return info, err
 			}
+		},
+	},
+	{
+		name:     "InfoShowsItsMemberBehind",
+		caughtBy: []string{"ProgressTellsHowFarEachMemberIs"},
+		plant: func(b *broken) {
+			b.onProgress(func(info *store.Info) { info.Progress[info.Node]-- })
+		},
+	},
+	{
+		name:     "InfoShowsOthersStandStill",
+		caughtBy: []string{"ProgressTellsHowFarEachMemberIs"},
+		plant: func(b *broken) {
+			b.onProgress(func(info *store.Info) {
+				for name := range info.Progress {
+					if name != info.Node {
+						info.Progress[name] = 1
+					}
+				}
+			})
+		},
+	},
+	{
+		name:     "InfoShowsOthersAhead",
+		caughtBy: []string{"ProgressTellsHowFarEachMemberIs"},
+		plant: func(b *broken) {
+			b.onProgress(func(info *store.Info) {
+				for name := range info.Progress {
+					if name != info.Node {
+						info.Progress[name] += 1000
+					}
+				}
+			})
+		},
+	},
+	{
+		name:     "InfoShowsTheProgressOfStrangers",
+		caughtBy: []string{"ProgressTellsHowFarEachMemberIs"},
+		plant: func(b *broken) {
+			b.onProgress(func(info *store.Info) { info.Progress["stranger"] = 1 })
 		},
 	},
 	{

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -27,6 +28,41 @@ var infoChecks = []check{
 				s.Errorf("member %d: %d locks are held; want none", i, info.Locks)
 			}
 		}
+	}},
+	{"ProgressTellsHowFarEachMemberIs", func(s *session) {
+		for i := range s.stores {
+			info := s.on(i).info()
+			if info.Mode == "memory" {
+				if info.Applied != 0 || len(info.Progress) != 0 {
+					s.Fatalf("member %d has no log, and has applied %d entries of it, %v", i, info.Applied, info.Progress)
+				}
+				continue
+			}
+			for range 3 { // a member tells what it had applied before
+				s.on(i).set(s.key("a"), "one")
+			}
+			for j := range s.stores {
+				s.eventually(fmt.Sprintf("Info of member %d shows that member %d has applied entry %d", j, i, info.Applied), func() bool {
+					other := s.on(j).info()
+					now := s.on(i).info()
+					switch p := other.Progress[info.Node]; {
+					case now.Node != info.Node:
+						s.Fatalf("member %d is %q, and then %q", i, info.Node, now.Node)
+					case other.Progress[other.Node] != other.Applied:
+						s.Fatalf("member %d has applied %d entries, and shows %d for itself", j, other.Applied, other.Progress[other.Node])
+					case p > now.Applied:
+						s.Fatalf("member %d shows that member %d has applied %d entries, which had applied %d a moment later", j, i, p, now.Applied)
+					}
+					for name := range other.Progress {
+						if !slices.Contains(other.Members, name) {
+							s.Fatalf("member %d shows the progress of %q, which is none of %q", j, name, other.Members)
+						}
+					}
+					return other.Progress[info.Node] >= max(1, info.Applied)
+				})
+			}
+		}
+		s.delete(s.key("a"))
 	}},
 	{"KeysAndBytesAreThoseOfWhatIsThere", func(s *session) {
 		a, b := s.key("a"), s.key("b")

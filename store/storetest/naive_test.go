@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -25,7 +26,11 @@ type naive struct {
 		locks    map[string]*item
 		revision store.Revision
 		next     time.Time // when to look for deadlines again; zero: there are none
+
+		applied  uint64            // operations, reads among them
+		progress map[string]uint64 // what applied was before each member's last one
 	}
+	nodes []string // names of the members if there are several
 	views atomic.Int64
 }
 
@@ -39,7 +44,8 @@ type item struct {
 // member is one way to a naive store, open until it is closed.
 type member struct {
 	*naive
-	mu struct {
+	node string
+	mu   struct {
 		sync.RWMutex
 		closed bool
 	}
@@ -50,9 +56,14 @@ func newNaive(n int) []*member {
 	db := new(naive)
 	db.mu.items = make(map[string]*item)
 	db.mu.locks = make(map[string]*item)
+	db.mu.progress = make(map[string]uint64)
 	members := make([]*member, n)
 	for i := range members {
 		members[i] = &member{naive: db}
+		if n > 1 {
+			members[i].node = fmt.Sprint("m", i)
+			db.nodes = append(db.nodes, members[i].node)
+		}
 	}
 	return members
 }
@@ -69,7 +80,11 @@ func (m *member) do(ctx context.Context, bad error, f func(db *naive, now time.T
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, ctx.Err())
 	}
-	m.naive.do(f)
+	m.naive.do(func(db *naive, now time.Time) {
+		db.mu.progress[m.node] = db.mu.applied
+		db.mu.applied++
+		f(db, now)
+	})
 	return nil
 }
 
@@ -189,6 +204,10 @@ func (m *member) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return e.Value, true, nil
 }
 
+func (m *member) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	return m.Get(ctx, key)
+}
+
 func (m *member) Has(ctx context.Context, key string) (bool, error) {
 	_, ok, err := m.GetEntry(ctx, key)
 	return ok, err
@@ -305,6 +324,11 @@ func (m *member) Info(ctx context.Context) (info store.Info, err error) {
 		}
 		for key, it := range db.mu.items {
 			info.Bytes += int64(len(key) + len(it.value))
+		}
+		if len(db.nodes) > 0 {
+			info.Mode, info.Node, info.Members = "replicated", m.node, slices.Clone(db.nodes)
+			info.Applied, info.Progress = db.mu.applied, maps.Clone(db.mu.progress)
+			info.Progress[m.node] = info.Applied
 		}
 		info.Size = info.Bytes + 100*info.Keys
 		for key, it := range db.mu.locks {

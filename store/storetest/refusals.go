@@ -53,6 +53,13 @@ func reads(key string) []call {
 			}
 			return err
 		}},
+		{"GetStale", func(ctx context.Context, st store.Store) error {
+			v, ok, err := st.GetStale(ctx, key)
+			if err != nil && (ok || len(v) != 0) {
+				return fmt.Errorf("the call returns %s, %v with the error %v", show(string(v)), ok, err)
+			}
+			return err
+		}},
 		{"GetEntry", func(ctx context.Context, st store.Store) error {
 			e, ok, err := st.GetEntry(ctx, key)
 			if err != nil && (ok || len(e.Value) != 0) {

@@ -80,6 +80,17 @@ func (s *session) get(key string) ([]byte, bool) {
 	return value, ok
 }
 
+// stale is get without asking other members.
+func (s *session) stale(key string) ([]byte, bool) {
+	s.Helper()
+	value, ok, err := s.next().GetStale(s.ctx, key)
+	s.did(err, "GetStale", key)
+	if !ok && len(value) != 0 {
+		s.Fatalf("GetStale(%s) finds nothing but returns %s", show(key), show(string(value)))
+	}
+	return value, ok
+}
+
 func (s *session) entry(key string) (store.Entry, bool) {
 	s.Helper()
 	e, ok, err := s.next().GetEntry(s.ctx, key)
@@ -186,6 +197,9 @@ func (s *session) live(key, value string) (last store.Entry) {
 		if v, ok := m.get(key); !ok || string(v) != value {
 			s.Fatalf("member %d: Get(%s) = %s, %v; want %s", i, show(key), show(string(v)), ok, show(value))
 		}
+		if v, ok := m.stale(key); !ok || string(v) != value {
+			s.Fatalf("member %d: GetStale(%s) = %s, %v after Get; want %s", i, show(key), show(string(v)), ok, show(value))
+		}
 		if !m.has(key) {
 			s.Fatalf("member %d: Get finds %s, Has does not", i, show(key))
 		}
@@ -212,6 +226,9 @@ func (s *session) expired(key string) (last store.Entry) {
 		if v, ok := m.get(key); ok {
 			s.Fatalf("member %d: Get finds %s, which has expired, with %s", i, show(key), show(string(v)))
 		}
+		if v, ok := m.stale(key); ok {
+			s.Fatalf("member %d: GetStale finds %s, which has expired, with %s", i, show(key), show(string(v)))
+		}
 		if !m.has(key) {
 			s.Fatalf("member %d: Has does not find %s, which is expired and not deleted", i, show(key))
 		}
@@ -237,6 +254,9 @@ func (s *session) unset(key string) {
 		m := s.on(i)
 		if v, ok := m.get(key); ok {
 			s.Fatalf("member %d: Get(%s) = %s; want nothing", i, show(key), show(string(v)))
+		}
+		if v, ok := m.stale(key); ok {
+			s.Fatalf("member %d: GetStale(%s) = %s after Get; want nothing", i, show(key), show(string(v)))
 		}
 		if m.has(key) {
 			s.Fatalf("member %d: Has(%s); want nothing", i, show(key))

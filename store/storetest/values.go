@@ -128,6 +128,9 @@ var valueChecks = []check{
 					if v, _ := s.on(i).get(key); v == nil {
 						s.Errorf("member %d: Get returns a nil slice for an empty value", i)
 					}
+					if v, _ := s.on(i).stale(key); v == nil {
+						s.Errorf("member %d: GetStale returns a nil slice for an empty value", i)
+					}
 					if e, _ := s.on(i).entry(key); e.Value == nil {
 						s.Errorf("member %d: GetEntry returns a nil slice for an empty value", i)
 					}
@@ -238,6 +241,8 @@ var valueChecks = []check{
 			for i := range s.stores {
 				for _, key := range []string{"a", "b", "c"} {
 					v, _ := s.on(i).get(s.key("%s", key))
+					scribble(v)
+					v, _ = s.on(i).stale(s.key("%s", key))
 					scribble(v)
 					e, _ := s.on(i).entry(s.key("%s", key))
 					scribble(e.Value)
