@@ -114,7 +114,7 @@ func (s *settings) report(groups []group, bars bool, jsonFile string, w io.Write
 
 	began := time.Now()
 	samples, err := s.measure(groups)
-	r := newResults(samples, groups, s.peers)
+	r := mapleResults(samples, groups, s.peers)
 	r.printOps(w)
 	r.printOthers(w)
 	r.printNoise(w)

@@ -70,7 +70,7 @@ func (r *results) printOps(w io.Writer) {
 				found = true
 				allocs, _ := r.median(figure{workload, p, allocsPerOp})
 				cell = short(ns)
-				if ratio, ok := r.ratio(figure{workload, p, nsPerOp}, figure{workload, baseline, nsPerOp}); ok {
+				if ratio, ok := r.toBase(workload, p); ok {
 					cell += fmt.Sprintf(" %s×", short(ratio))
 				}
 				cell += fmt.Sprintf(" %.0fa", allocs)
@@ -84,15 +84,15 @@ func (r *results) printOps(w io.Writer) {
 	if len(rows) == 1 {
 		return
 	}
-	fmt.Fprintf(w, "Elapsed time by operations of all workers; its ratio to %s; allocations.\n\n", baseline)
+	fmt.Fprintf(w, "Elapsed time by operations of all workers; its ratio to %s; allocations.\n\n", r.base)
 	table(w, rows)
 }
 
-// printOthers prints all other figures.
+// printOthers prints the figures of the workloads in which peers are not compared.
 func (r *results) printOthers(w io.Writer) {
 	rows := [][]string{append([]string{"other figures"}, r.peers...)}
 	for _, workload := range r.workloads {
-		if _, ok := r.anyMedian(workload, nsPerOp); ok {
+		if _, ok := r.anyMedian(workload, r.metric); ok {
 			continue
 		}
 		for _, metric := range r.metricNames(workload) {
@@ -126,7 +126,7 @@ func (r *results) anyMedian(workload, metric string) (float64, bool) {
 func (r *results) printNoise(w io.Writer) {
 	var spreads []float64
 	for id, rounds := range r.rounds {
-		f := figure{id[0], id[1], nsPerOp}
+		f := r.compared(id[0], id[1])
 		if _, ok := r.median(f); ok && len(rounds) > 1 {
 			spreads = append(spreads, r.spread(f))
 		}
@@ -150,9 +150,9 @@ type document struct {
 	Machine  machine                       `json:"machine"`
 	Settings map[string]any                `json:"settings"`
 	Peers    map[string]string             `json:"peers"`
-	Harness  float64                       `json:"harness_ns_per_op"`
+	Harness  float64                       `json:"harness_ns_per_op,omitempty"`
 	Medians  map[string]map[string]metrics `json:"medians"` // by workload and peer
-	Ratios   map[string]map[string]float64 `json:"ratios"`  // of ns/op to the baseline
+	Ratios   map[string]map[string]float64 `json:"ratios"`  // of what the peers are compared by, to the base
 	Bars     []verdict                     `json:"bars,omitempty"`
 	Samples  []sample                      `json:"samples"`
 }
@@ -175,7 +175,7 @@ func (d *document) fill(r *results) {
 			if len(m) > 0 {
 				d.Medians[workload][p] = m
 			}
-			if v, ok := r.ratio(figure{workload, p, nsPerOp}, figure{workload, baseline, nsPerOp}); ok {
+			if v, ok := r.toBase(workload, p); ok {
 				ratios[p] = v
 			}
 		}
