@@ -20,10 +20,14 @@ import (
 )
 
 var commands = map[string]func(args []string) error{
-	"maple": mapleCommand,
+	"maple":   mapleCommand,
+	"cluster": clusterCommand,
 }
 
 func main() {
+	if isProcess() {
+		serve()
+	}
 	name, args := "maple", os.Args[1:]
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -88,11 +89,11 @@ func (r *results) printOps(w io.Writer) {
 	table(w, rows)
 }
 
-// printOthers prints the figures of the workloads in which peers are not compared.
-func (r *results) printOthers(w io.Writer) {
+// printOthers prints all figures of the workloads that have not been printed.
+func (r *results) printOthers(w io.Writer, printed func(workload string) bool) {
 	rows := [][]string{append([]string{"other figures"}, r.peers...)}
 	for _, workload := range r.workloads {
-		if _, ok := r.anyMedian(workload, r.metric); ok {
+		if printed(workload) {
 			continue
 		}
 		for _, metric := range r.metricNames(workload) {
@@ -112,13 +113,9 @@ func (r *results) printOthers(w io.Writer) {
 	}
 }
 
-func (r *results) anyMedian(workload, metric string) (float64, bool) {
-	for _, p := range r.peers {
-		if v, ok := r.median(figure{workload, p, metric}); ok {
-			return v, true
-		}
-	}
-	return 0, false
+// has tells whether any peer has a metric of a workload.
+func (r *results) has(workload, metric string) bool {
+	return slices.Contains(r.metricNames(workload), metric)
 }
 
 // printNoise tells how far rounds lay apart, so that a reader knows what a
@@ -154,6 +151,7 @@ type document struct {
 	Medians  map[string]map[string]metrics `json:"medians"` // by workload and peer
 	Ratios   map[string]map[string]float64 `json:"ratios"`  // of what the peers are compared by, to the base
 	Bars     []verdict                     `json:"bars,omitempty"`
+	Failed   int                           `json:"failed_operations,omitempty"`
 	Samples  []sample                      `json:"samples"`
 }
 

@@ -10,8 +10,8 @@ type results struct {
 	samples   []sample
 	workloads []string // in the order in which they run
 	peers     []string
-	metric    string // what the peers are compared by
-	base      string // the peer that the others are compared with
+	metric    string                        // what the peers are compared by
+	base      string                        // the peer that the others are compared with
 	rounds    map[[2]string]map[int]metrics // by workload and peer, by round
 }
 
