@@ -195,6 +195,9 @@ func (c *cell) run(m member) outcome {
 func (d data) fill(m member) error {
 	keys := d.keys()
 	b, _ := m.(batcher)
+	if d.Size >= largeSize {
+		b = nil // a batch would be too large
+	}
 	callers, atOnce := min(1024, fillBytes/d.Size), 1
 	if b != nil {
 		callers, atOnce = 8, 1024

@@ -25,9 +25,14 @@ var natsSystem = &system{
 		if err != nil {
 			return nil, err
 		}
+		clientHost, clientPort, err := hostPort(c.Client[c.Node])
+		if err != nil {
+			return nil, err
+		}
 		o := &server.Options{
 			ServerName: c.Node,
-			DontListen: true, // to clients, of which all are in process
+			Host:       clientHost,
+			Port:       clientPort,
 			JetStream:  true,
 			StoreDir:   c.Dir,
 			SyncAlways: true,

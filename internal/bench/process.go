@@ -64,10 +64,11 @@ func startProcess(ctx context.Context, s *system, members ...memberConfig) (*pro
 	if err != nil {
 		return nil, err
 	}
-	defer w.Close()
 	p.cmd.ExtraFiles = []*os.File{w}
 	p.replies, p.out = replies, json.NewDecoder(replies)
-	if err := p.cmd.Start(); err != nil {
+	err = p.cmd.Start()
+	w.Close() // so that the replies end when the process does
+	if err != nil {
 		replies.Close()
 		return nil, err
 	}
@@ -84,16 +85,22 @@ func startProcess(ctx context.Context, s *system, members ...memberConfig) (*pro
 	return p, nil
 }
 
+// callPatience is after which a process that does not answer is given up.
+const callPatience = 5 * time.Minute
+
 // call has the process do something and waits until it has.
 func (p *process) call(r request) (reply, error) {
 	var a reply
-	err := json.NewEncoder(p.in).Encode(r)
+	err := p.replies.SetReadDeadline(time.Now().Add(callPatience))
+	if err == nil {
+		err = json.NewEncoder(p.in).Encode(r)
+	}
 	if err == nil {
 		err = p.out.Decode(&a)
 	}
 	if err != nil {
 		p.kill() // and have all of its last words
-		return a, fmt.Errorf("%s: the process is gone: %w: %s", r.Op, err, p.errors.String())
+		return a, fmt.Errorf("%s: the process does not answer: %w: %s", r.Op, err, p.errors.String())
 	}
 	if a.Error != "" {
 		return a, fmt.Errorf("%s: %s", r.Op, a.Error)
@@ -131,7 +138,7 @@ func (t *tail1k) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.end = append(t.end, b...)
-	if extra := len(t.end) - 1<<10; extra > 0 {
+	if extra := len(t.end) - 16<<10; extra > 0 {
 		t.end = append(t.end[:0], t.end[extra:]...)
 	}
 	return len(b), nil
