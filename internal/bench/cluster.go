@@ -39,12 +39,18 @@ type row struct {
 // clusterTurn is one system's go at one row in one round.
 type clusterTurn struct {
 	*clusterSettings
-	ctx     context.Context
-	system  *system
-	round   int
-	dir     string // for this turn alone
+	ctx    context.Context
+	system *system
+	round  int
+	dir    string // for this turn alone
+	gains
+}
+
+// gains are what turns give.
+type gains struct {
 	samples []sample
-	failed  int // operations
+	skipped []string // workloads that a system cannot do
+	failed  int      // operations
 }
 
 const (
@@ -64,7 +70,9 @@ func (s *clusterSettings) wants(workload string) bool {
 	return s.only == nil || s.only.MatchString(workload)
 }
 
-func (s *clusterSettings) measure(ctx context.Context) (samples []sample, failed int, err error) {
+// measure runs the rows, the rounds of each interleaved. A system that fails in a
+// row is left out of what is left of it; what the others gave is returned as well.
+func (s *clusterSettings) measure(ctx context.Context) (all gains, err error) {
 	for _, r := range s.rows() {
 		if !slices.ContainsFunc(r.workloads, s.wants) {
 			continue
@@ -84,13 +92,18 @@ func (s *clusterSettings) measure(ctx context.Context) (samples []sample, failed
 				out[sys] = true
 				err = errors.Join(err, fmt.Errorf("%v: %w", sys, e))
 			}
-			samples = append(samples, t.samples...)
-			failed += t.failed
+			all.samples = append(all.samples, t.samples...)
+			all.failed += t.failed
+			for _, workload := range t.skipped {
+				if note := fmt.Sprintf("%s of %v", workload, sys); !slices.Contains(all.skipped, note) {
+					all.skipped = append(all.skipped, note)
+				}
+			}
 			fmt.Fprintf(s.log, "%s … round %d/%d %v: %d workloads in %.1f s\n",
 				r.workloads[0], round+1, rounds, sys, len(t.samples), time.Since(began).Seconds())
 		})
 	}
-	return samples, failed, errors.Join(err, ctx.Err())
+	return all, errors.Join(err, ctx.Err())
 }
 
 // take runs the row in a directory that is gone afterwards.
@@ -102,13 +115,15 @@ func (t *clusterTurn) take(r row) (err error) {
 	return r.run(t)
 }
 
-// record keeps what a workload gave, if it gave anything.
+// record keeps what a workload gave; nothing if the system cannot do it.
 func (t *clusterTurn) record(workload string, o outcome) {
 	if o.Failed > 0 {
 		t.failed += o.Failed
 		fmt.Fprintf(t.log, "%s of %v: %d operations failed, one of them: %s\n", workload, t.system, o.Failed, o.Error)
 	}
-	if o.Metrics != nil {
+	if o.Metrics == nil {
+		t.skipped = append(t.skipped, workload)
+	} else {
 		t.samples = append(t.samples, sample{workload, t.system.name, t.round, o.Metrics})
 	}
 }

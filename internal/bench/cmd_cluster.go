@@ -127,8 +127,8 @@ func (s *clusterSettings) report(ctx context.Context, bars bool, jsonFile string
 	fmt.Fprintln(w)
 
 	began := time.Now()
-	samples, failed, err := s.measure(ctx)
-	r := newResults(samples, s.workloads(), names, opsPerSec, clusterBaseline)
+	all, err := s.measure(ctx)
+	r := newResults(all.samples, s.workloads(), names, opsPerSec, clusterBaseline)
 	r.printCells(w)
 	r.printOthers(w, r.isCell)
 	r.printNoise(w)
@@ -136,12 +136,15 @@ func (s *clusterSettings) report(ctx context.Context, bars bool, jsonFile string
 		printBars(w, verdicts)
 		d.Bars = verdicts
 	}
-	if failed > 0 {
-		fmt.Fprintf(w, "%d OPERATIONS FAILED: the figures are not to be trusted.\n", failed)
+	if len(all.skipped) > 0 {
+		fmt.Fprintf(w, "Left out, for the peer cannot do it: %s.\n\n", strings.Join(all.skipped, ", "))
+	}
+	if all.failed > 0 {
+		fmt.Fprintf(w, "%d OPERATIONS FAILED: the figures are not to be trusted.\n\n", all.failed)
 	}
 	fmt.Fprintf(w, "It took %v; load after: %s\n", time.Since(began).Round(time.Second), firstLine("/proc/loadavg"))
 	if jsonFile != "" {
-		d.Failed = failed
+		d.Failed = all.failed
 		d.fill(r)
 		err = errors.Join(err, d.write(jsonFile))
 	}

@@ -41,12 +41,11 @@ type memberConfig struct {
 
 // system is a replicated store by name.
 type system struct {
-	name   string
-	module string // the module whose version the report tells, if any
-	note   string
-	open   func(memberConfig) (member, error)
-	// loads a million keys in a time that a benchmark has
-	fillsFast bool
+	name      string
+	module    string // the module whose version the report tells, if any
+	note      string
+	open      func(memberConfig) (member, error)
+	fillsFast bool // loads a million keys in a time that a benchmark has
 }
 
 const (

@@ -105,8 +105,11 @@ func (t *clusterTurn) memory(p *process, workload string) error {
 		return nil
 	}
 	a, err := p.call(request{Op: "memory"})
+	if err != nil {
+		return err
+	}
 	t.record(workload, a.Outcome)
-	return err
+	return nil
 }
 
 // measureCell measures a cell of members in one process.
@@ -169,6 +172,7 @@ const coresName = "stale-cores"
 func (s *clusterSettings) cores() row {
 	return row{workloads: []string{coresName}, run: func(t *clusterTurn) error {
 		if !t.system.fillsFast {
+			t.record(coresName, outcome{})
 			return nil
 		}
 		p, err := t.together()
@@ -181,8 +185,11 @@ func (s *clusterSettings) cores() row {
 			return err
 		}
 		a, err := p.call(request{Op: "cores", Data: &d, Time: t.time})
+		if err != nil {
+			return err
+		}
 		t.record(coresName, a.Outcome)
-		return err
+		return nil
 	}}
 }
 
@@ -260,6 +267,7 @@ const (
 func (s *clusterSettings) restart() row {
 	return row{workloads: []string{restartName}, rounds: 1, run: func(t *clusterTurn) error {
 		if !t.system.fillsFast {
+			t.record(restartName, outcome{})
 			return nil
 		}
 		c, err := t.apart()
