@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -255,22 +254,3 @@ func (f *failures) text() string {
 	}
 	return ""
 }
-
-// usage is what this process has used up.
-type usage struct {
-	at      time.Time
-	cpu     time.Duration
-	mallocs uint64
-}
-
-func usageNow() usage {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		panic("bench: getrusage: " + err.Error())
-	}
-	return usage{time.Now(), time.Duration(r.Utime.Nano() + r.Stime.Nano()), m.Mallocs}
-}
-
-func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

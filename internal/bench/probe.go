@@ -56,11 +56,11 @@ func startProbe(m member) *probe {
 // write writes until it is acknowledged or nobody asks any more.
 func (p *probe) write(ctx context.Context) {
 	// What is under way when the probe ends is waited for, but not for ever.
-	began := time.Now()
-	attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), opPatience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opPatience)
 	defer cancel()
+	began := time.Now()
 	for {
-		err := p.m.Set(attempt, "probe", []byte("probe"))
+		err := p.attempt(ctx)
 		now := time.Now()
 		if err == nil {
 			p.mu.Lock()
@@ -70,7 +70,7 @@ func (p *probe) write(ctx context.Context) {
 			return
 		}
 		p.fails.add(err)
-		if attempt.Err() != nil {
+		if ctx.Err() != nil {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.mu.lost++
@@ -78,6 +78,15 @@ func (p *probe) write(ctx context.Context) {
 		}
 		time.Sleep(probeInterval)
 	}
+}
+
+// attempt gives up where a system would wait for ever: an acknowledgement of NATS
+// can be lost, and its own clients wait as long unless told otherwise.
+func (p *probe) attempt(ctx context.Context) error {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return p.m.Set(ctx, "probe", []byte("probe"))
 }
 
 // stop waits for a write that begins now, and for those before it.

@@ -63,22 +63,3 @@ func cores(m member, d data, each time.Duration) (metrics, error) {
 		timesMapleCopy: ns[0] / ns[2],
 	}, nil
 }
-
-// residentMetrics are the memory that this process takes, as it is and once all
-// garbage is gone.
-func residentMetrics() metrics {
-	m := metrics{residentMiB: mib(resident())}
-	m[heapMiB] = heap() / (1 << 20)
-	settle()
-	m[residentAtRestMiB] = mib(resident())
-	return m
-}
-
-// The metrics of memory.
-const (
-	residentMiB       = "RSS MiB"
-	residentAtRestMiB = "RSS MiB without garbage"
-	heapMiB           = "heap MiB in use"
-)
-
-func mib(bytes int) float64 { return float64(bytes) / (1 << 20) }
