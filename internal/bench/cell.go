@@ -28,8 +28,8 @@ type data struct {
 
 // The metrics of a cell, beside ops/s.
 const (
-	p50Millis    = "p50 ms"
-	p99Millis    = "p99 ms"
+	p50Micros    = "p50 µs"
+	p99Micros    = "p99 µs"
 	cpuPer100k   = "CPU s/100k"
 	mbPerSec     = "MB/s"
 	fillBytes    = 32 << 20         // of values that are filled in, on their way at once
@@ -182,8 +182,8 @@ func (c *cell) run(m member) outcome {
 		o.Metrics[mbPerSec] = n / elapsed * float64(c.Data.Size) / 1e6
 	}
 	if n > 0 {
-		o.Metrics[p50Millis] = millis(took.quantile(0.50))
-		o.Metrics[p99Millis] = millis(took.quantile(0.99))
+		o.Metrics[p50Micros] = micros(int64(took.quantile(0.50)))
+		o.Metrics[p99Micros] = micros(int64(took.quantile(0.99)))
 		o.Metrics[cpuPer100k] = (after.cpu - before.cpu).Seconds() / n * 100_000
 		o.Metrics[allocsPerOp] = float64(after.mallocs-before.mallocs) / n
 	}

@@ -29,6 +29,7 @@ Workloads, each by way of the leader and of a follower, by so many callers:
   write%s, read%s   values of 512 KiB
 
 and, with members in processes of their own where it matters:
+  idle           processor time at rest
   memory         resident memory before and after the workloads above
   allocs         allocations per write where it is submitted
   stale-cores    stale reads of a goroutine per core beside Maple's Get

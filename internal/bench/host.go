@@ -79,6 +79,8 @@ func (h *host) handle(r request) (a reply, err error) {
 		a.Outcome = r.Cell.run(h.members[r.Cell.Via])
 	case "cores":
 		a.Outcome.Metrics, err = cores(h.members[r.Via], *r.Data, r.Time)
+	case "idle":
+		a.Outcome.Metrics = idleMetrics(r.Time)
 	case "memory":
 		a.Outcome.Metrics = residentMetrics()
 	case "probe":

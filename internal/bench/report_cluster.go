@@ -23,7 +23,7 @@ func (r *results) printCells(w io.Writer) {
 		}
 		return cell
 	}
-	of := func(format string, names ...string) func(workload, peer string) string {
+	of := func(names ...string) func(workload, peer string) string {
 		return func(workload, peer string) string {
 			var cells []string
 			for _, name := range names {
@@ -31,7 +31,7 @@ func (r *results) printCells(w io.Writer) {
 				if !ok {
 					return "–"
 				}
-				cells = append(cells, fmt.Sprintf(format, short(v)))
+				cells = append(cells, short(v))
 			}
 			return strings.Join(cells, " / ")
 		}
@@ -40,9 +40,9 @@ func (r *results) printCells(w io.Writer) {
 		head, about string
 		cell        func(workload, peer string) string
 	}{
-		{"operations per second", "Its ratio to " + r.base + ".", rate},
-		{"ms", "Half of all operations took no longer / 99 of 100.", of("%s", p50Millis, p99Millis)},
-		{"CPU s", "Processor seconds of the process per 100,000 operations, callers included.", of("%s", cpuPer100k)},
+		{"operations per second", "Operations that succeeded, and their ratio to those of " + r.base + ".", rate},
+		{"µs", "Half of all operations took no longer / 99 of 100.", of(p50Micros, p99Micros)},
+		{"CPU s", "Processor seconds of the process per 100,000 operations, callers included.", of(cpuPer100k)},
 	} {
 		rows := [][]string{append([]string{t.head}, r.peers...)}
 		for _, workload := range r.workloads {

@@ -43,8 +43,8 @@ func (s *clusterSettings) cells() row {
 			}})
 		}
 	}
-	const empty, after = "memory/empty", "memory/after"
-	r := row{workloads: []string{empty}}
+	const idle, empty, after = "idle", "memory/empty", "memory/after"
+	r := row{workloads: []string{idle, empty}}
 	for _, c := range small {
 		r.workloads = append(r.workloads, c.name)
 	}
@@ -77,13 +77,16 @@ func (s *clusterSettings) cells() row {
 			}
 			return nil
 		}
-		if err := t.memory(p, empty); err != nil {
+		if err := t.ask(p, idle, request{Op: "idle", Time: t.time}); err != nil {
+			return err
+		}
+		if err := t.ask(p, empty, request{Op: "memory"}); err != nil {
 			return err
 		}
 		if err := measure(small); err != nil {
 			return err
 		}
-		if err := t.memory(p, after); err != nil {
+		if err := t.ask(p, after, request{Op: "memory"}); err != nil {
 			return err
 		}
 		return measure(large)
@@ -100,11 +103,12 @@ func (p *process) fill(d data) error {
 	return err
 }
 
-func (t *clusterTurn) memory(p *process, workload string) error {
+// ask records what a process answers, if a workload is to be measured.
+func (t *clusterTurn) ask(p *process, workload string, r request) error {
 	if !t.wants(workload) {
 		return nil
 	}
-	a, err := p.call(request{Op: "memory"})
+	a, err := p.call(r)
 	if err != nil {
 		return err
 	}

@@ -35,8 +35,17 @@ func residentMetrics() metrics {
 	return m
 }
 
-// The metrics of memory.
+// idleMetrics are what this process uses up while nobody uses it.
+func idleMetrics(d time.Duration) metrics {
+	before := usageNow()
+	time.Sleep(d)
+	after := usageNow()
+	return metrics{cpuAtRest: millis(after.cpu-before.cpu) / after.at.Sub(before.at).Seconds()}
+}
+
+// The metrics of a process.
 const (
+	cpuAtRest         = "CPU ms/s"
 	residentMiB       = "RSS MiB"
 	residentAtRestMiB = "RSS MiB without garbage"
 	heapMiB           = "heap MiB in use"
