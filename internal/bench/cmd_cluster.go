@@ -138,7 +138,7 @@ func (s *clusterSettings) report(ctx context.Context, bars bool, jsonFile string
 		d.Bars = verdicts
 	}
 	if len(all.skipped) > 0 {
-		fmt.Fprintf(w, "Left out, for the peer cannot do it: %s.\n\n", strings.Join(all.skipped, ", "))
+		fmt.Fprintf(w, "Left out, for the peer cannot do it, or cannot be filled in time: %s.\n\n", strings.Join(all.skipped, ", "))
 	}
 	if all.failed > 0 {
 		fmt.Fprintf(w, "%d OPERATIONS FAILED: the figures are not to be trusted.\n\n", all.failed)
