@@ -12,7 +12,7 @@ var clusterBars = []bar{
 	{"writes of 1,024 callers through a follower / through the leader", "×", true, 0.85, 0.95, throughFollower(cellName("write", "follower", 1024), cellName("write", "leader", 1024))},
 	{"allocations per write where it is submitted, 1,024 callers", "", false, 6, 3, ofCluster(cellName(allocsName, "leader", 1024), allocsPerOp)},
 	{"leader killed: until the next acknowledged write", "ms", false, 2000, 600, ofCluster(killedName, outageMillis)},
-	{"restart of a member with 1M keys of 128 B", "s", false, 3, 1.5, ofCluster(restartName, readySecs)},
+	{"restart of a member with 1M keys of 128 B", "s", false, 3, 1.5, ofCluster(restartName(1_000_000), readySecs)},
 }
 
 // beside compares dkv with etcd.

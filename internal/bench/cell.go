@@ -30,6 +30,7 @@ type data struct {
 const (
 	p50Micros    = "p50 µs"
 	p99Micros    = "p99 µs"
+	failedOps    = "failed" // only if there are any
 	cpuPer100k   = "CPU s/100k"
 	mbPerSec     = "MB/s"
 	fillBytes    = 32 << 20         // of values that are filled in, on their way at once

@@ -119,6 +119,9 @@ func (t *clusterTurn) take(r row) (err error) {
 func (t *clusterTurn) record(workload string, o outcome) {
 	if o.Failed > 0 {
 		t.failed += o.Failed
+		if o.Metrics != nil {
+			o.Metrics[failedOps] = float64(o.Failed)
+		}
 		fmt.Fprintf(t.log, "%s of %v: %d operations failed, one of them: %s\n", workload, t.system, o.Failed, o.Error)
 	}
 	if o.Metrics == nil {

@@ -65,7 +65,7 @@ func TestEverySystemIsMeasured(t *testing.T) {
 
 func TestLeaderGoesAndMembersComeBack(t *testing.T) {
 	t.Parallel()
-	s := fewCells(t, dkvSystem, `^(allocs/leader/1024|leader-killed|restart)$`)
+	s := fewCells(t, dkvSystem, `^(allocs/leader/1024|leader-killed|restart/.*)$`)
 	all, err := s.measure(context.Background())
 	if err != nil || all.failed > 0 {
 		t.Fatalf("%v; %d operations failed", err, all.failed)
@@ -75,9 +75,9 @@ func TestLeaderGoesAndMembersComeBack(t *testing.T) {
 		{"allocs/leader/1024", clusterSubject, allocsPerOp},
 		{killedName, clusterSubject, outageMillis},
 		{killedName, clusterSubject, longestMillis},
-		{restartName, clusterSubject, readySecs},
-		{restartName, clusterSubject, keysPerFill},
-		{restartName, clusterSubject, residentMiB},
+		{restartName(s.restartKeys), clusterSubject, readySecs},
+		{restartName(s.restartKeys), clusterSubject, keysPerFill},
+		{restartName(s.restartKeys), clusterSubject, residentMiB},
 	} {
 		if v, ok := r.median(f); !ok || v <= 0 {
 			t.Errorf("%v: %v %v", f, v, ok)
@@ -166,9 +166,9 @@ func TestClusterBarsAreOfWhatWasMeasured(t *testing.T) {
 		add("read/leader/1", "etcd", metrics{p50Micros: 200 * slow})
 		add("allocs/leader/1024", "dkv", metrics{allocsPerOp: 5})
 		add(killedName, "dkv", metrics{outageMillis: 1000})
-		add(restartName, "dkv", metrics{readySecs: 4})
+		add(restartName(1_000_000), "dkv", metrics{readySecs: 4})
 	}
-	s := &clusterSettings{callers: []int{1, 128, 1024}}
+	s := &clusterSettings{callers: []int{1, 128, 1024}, restartKeys: 1_000_000}
 	r := newResults(samples, s.workloads(), []string{"dkv", "etcd"}, opsPerSec, clusterBaseline)
 	var got []string
 	for _, v := range judge(clusterBars, r) {

@@ -22,8 +22,8 @@ disks that are synced, used by in-process clients. Every system runs in processe
 of its own, one system at a time.
 
 Workloads, each by way of the leader and of a follower, by so many callers:
-  write, read    one key of %d bytes; reads are linearizable (not those of NATS,
-                 which any replica may answer)
+  write, read    a key of %d bytes and its value of %d; reads are linearizable
+                 (not those of NATS, which any replica may answer)
   stale          reads of what the member has (dkv GetStale, etcd serializable)
   mix            9 reads, 1 write
   write%s, read%s   values of 512 KiB
@@ -34,7 +34,7 @@ and, with members in processes of their own where it matters:
   allocs         allocations per write where it is submitted
   stale-cores    stale reads of a goroutine per core beside Maple's Get
   leader-closed, leader-killed   how long no write is acknowledged
-  restart        from Open until a linearizable read, with many keys
+  restart        a follower with many keys: from Open until a linearizable read
 
 Flags:
 `
@@ -44,7 +44,7 @@ func runCluster(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	flags := flag.NewFlagSet("cluster", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		fmt.Fprintf(stderr, clusterUsage, valueSize, largeName, largeName)
+		fmt.Fprintf(stderr, clusterUsage, keySize, valueSize, largeName, largeName)
 		flags.PrintDefaults()
 	}
 	s := &clusterSettings{log: stderr}

@@ -258,7 +258,8 @@ func (s *separate) fail(workload string, kill bool) error {
 	return s.ready()
 }
 
-const restartName = "restart"
+// restartName has the number of keys: with fewer, it is another workload.
+func restartName(keys int) string { return fmt.Sprintf("restart/%d", keys) }
 
 // The metrics of a restart.
 const (
@@ -269,9 +270,9 @@ const (
 // restart is the time from when a follower that was closed is opened until it
 // answers a linearizable read.
 func (s *clusterSettings) restart() row {
-	return row{workloads: []string{restartName}, rounds: 1, run: func(t *clusterTurn) error {
+	return row{workloads: []string{restartName(s.restartKeys)}, rounds: 1, run: func(t *clusterTurn) error {
 		if !t.system.fillsFast {
-			t.record(restartName, outcome{})
+			t.record(restartName(t.restartKeys), outcome{})
 			return nil
 		}
 		c, err := t.apart()
@@ -312,7 +313,7 @@ func (s *clusterSettings) restart() row {
 			if t.round == 0 {
 				m[keysPerFill] = float64(t.restartKeys) / filled.Took.Seconds()
 			}
-			t.record(restartName, outcome{Metrics: m})
+			t.record(restartName(t.restartKeys), outcome{Metrics: m})
 		}
 		return nil
 	}}
