@@ -28,16 +28,18 @@ type data struct {
 
 // The metrics of a cell, beside ops/s.
 const (
-	p50Micros    = "p50 µs"
-	p99Micros    = "p99 µs"
-	failedOps    = "failed" // only if there are any
-	cpuPer100k   = "CPU s/100k"
-	mbPerSec     = "MB/s"
-	fillBytes    = 32 << 20         // of values that are filled in, on their way at once
-	opPatience   = 30 * time.Second // after which an operation has failed
-	failurePause = 10 * time.Millisecond
-	warmUpShare  = 5  // a cell is warmed up for this part of its time
-	mixReadShare = 10 // one of so many operations of the mix is a write
+	p50Micros     = "p50 µs"
+	p99Micros     = "p99 µs"
+	readP50Micros = "p50 µs of reads" // in a mix
+	readP99Micros = "p99 µs of reads"
+	failedOps     = "failed" // only if there are any
+	cpuPer100k    = "CPU s/100k"
+	mbPerSec      = "MB/s"
+	fillBytes     = 32 << 20         // of values that are filled in, on their way at once
+	opPatience    = 30 * time.Second // after which an operation has failed
+	failurePause  = 10 * time.Millisecond
+	warmUpShare   = 5  // a cell is warmed up for this part of its time
+	mixReadShare  = 10 // one of so many operations of the mix is a write
 )
 
 // keys are made beforehand: an allocation of the caller's is none of a system's.
@@ -55,12 +57,17 @@ type caller struct {
 	rng   *rand.Rand
 	keys  []string
 	value []byte
+	wrote bool // the last operation was a write
 }
 
 // newCaller makes caller i. Its values begin with their key, so that a read can
 // tell them from another key's, and go on with random bytes.
 func newCaller(i int, keys []string, size int) *caller {
-	c := &caller{rand.New(rand.NewPCG(seed, uint64(i))), keys, make([]byte, max(size, keySize))}
+	c := &caller{
+		rng:   rand.New(rand.NewPCG(seed, uint64(i))),
+		keys:  keys,
+		value: make([]byte, max(size, keySize)),
+	}
 	for at := keySize; at < len(c.value); at++ {
 		c.value[at] = byte(c.rng.Uint32())
 	}
@@ -84,6 +91,7 @@ func (c *caller) allOf(keys []string) (values [][]byte) {
 }
 
 func (c *caller) write(ctx context.Context, m member) error {
+	c.wrote = true
 	key := c.key()
 	return m.Set(ctx, key, c.of(key))
 }
@@ -91,6 +99,7 @@ func (c *caller) write(ctx context.Context, m member) error {
 type getter func(ctx context.Context, key string) ([]byte, bool, error)
 
 func (c *caller) read(ctx context.Context, get getter) error {
+	c.wrote = false
 	key := c.key()
 	value, ok, err := get(ctx, key)
 	switch {
@@ -145,6 +154,7 @@ func (c *cell) run(m member) outcome {
 		counting, stop atomic.Bool
 		failures       failures
 		took           durations
+		reads          durations // those of them in a mix
 		wg             sync.WaitGroup
 	)
 	warmUp := c.Time / warmUpShare
@@ -161,7 +171,11 @@ func (c *cell) run(m member) outcome {
 					failures.add(err)
 					time.Sleep(failurePause)
 				case counting.Load():
-					took.record(time.Since(began))
+					d := time.Since(began)
+					took.record(d)
+					if !caller.wrote {
+						reads.record(d)
+					}
 				}
 			}
 		})
@@ -181,6 +195,10 @@ func (c *cell) run(m member) outcome {
 	o.Metrics = metrics{opsPerSec: n / elapsed}
 	if c.Data.Size >= largeSize {
 		o.Metrics[mbPerSec] = n / elapsed * float64(c.Data.Size) / 1e6
+	}
+	if c.Workload == "mix" && reads.total() > 0 {
+		o.Metrics[readP50Micros] = micros(int64(reads.quantile(0.50)))
+		o.Metrics[readP99Micros] = micros(int64(reads.quantile(0.99)))
 	}
 	if n > 0 {
 		o.Metrics[p50Micros] = micros(int64(took.quantile(0.50)))

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -42,6 +43,7 @@ func (r *results) printCells(w io.Writer) {
 	}{
 		{"operations per second", "Operations that succeeded, and their ratio to those of " + r.base + ".", rate},
 		{"µs", "Half of all operations took no longer / 99 of 100.", of(p50Micros, p99Micros)},
+		{"µs of reads", "The same of the reads alone.", of(readP50Micros, readP99Micros)},
 		{"CPU s", "Processor seconds of the process per 100,000 operations, callers included.", of(cpuPer100k)},
 	} {
 		rows := [][]string{append([]string{t.head}, r.peers...)}
@@ -53,7 +55,9 @@ func (r *results) printCells(w io.Writer) {
 			for _, p := range r.peers {
 				row = append(row, t.cell(workload, p))
 			}
-			rows = append(rows, row)
+			if slices.ContainsFunc(row[1:], func(cell string) bool { return cell != "–" }) {
+				rows = append(rows, row)
+			}
 		}
 		if len(rows) > 1 {
 			fmt.Fprintf(w, "%s\n\n", t.about)
