@@ -62,7 +62,7 @@ func runCluster(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	flags.IntVar(&s.trials, "trials", 3, "how often a leader is closed, and killed")
 	flags.IntVar(&s.keys, "keys", 10_000, "number of keys; 10 times as many for stale-cores")
 	flags.IntVar(&s.restartKeys, "restartkeys", 1_000_000, "number of keys of the workload restart")
-	flags.StringVar(&s.dir, "dir", usualDir(), "where to make the data directories, which are removed in the end")
+	flags.StringVar(&s.dir, "dir", os.TempDir(), "where to make the data directories, which are removed in the end")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ type process struct {
 	in      io.WriteCloser
 	out     *json.Decoder
 	replies *os.File
-	errors  tail1k
+	errors  lastWords
 	exited  chan struct{}
 	opened  time.Duration // what opening the members took
 }
@@ -128,23 +128,25 @@ func (p *process) end() {
 	p.replies.Close()
 }
 
-// tail1k keeps the last kilobyte that is written to it.
-type tail1k struct {
+// lastWords keeps the end of what is written to it: a panic begins long before it.
+type lastWords struct {
 	mu  sync.Mutex
 	end []byte
 }
 
-func (t *tail1k) Write(b []byte) (int, error) {
+const mostWords = 16 << 10 // bytes
+
+func (t *lastWords) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.end = append(t.end, b...)
-	if extra := len(t.end) - 16<<10; extra > 0 {
+	if extra := len(t.end) - mostWords; extra > 0 {
 		t.end = append(t.end[:0], t.end[extra:]...)
 	}
 	return len(b), nil
 }
 
-func (t *tail1k) String() string {
+func (t *lastWords) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(t.end)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -101,6 +100,3 @@ func syncTime(dir string) (time.Duration, error) {
 	}
 	return took.quantile(0.5), nil
 }
-
-// usualDir is where data directories are made unless the flags say so.
-func usualDir() string { return filepath.Clean(os.TempDir()) }
