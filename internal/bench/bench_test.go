@@ -248,7 +248,7 @@ func TestBaselineAgainstItselfIsNearOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newResults(samples, groups, s.peers)
+	r := mapleResults(samples, groups, s.peers)
 	for _, workload := range []string{"get/128/uniform", "set/128/uniform"} {
 		ratio, ok := r.ratio(figure{workload, "xsync-again", nsPerOp}, figure{workload, "xsync", nsPerOp})
 		if !ok || ratio < 0.5 || ratio > 2 {

@@ -114,9 +114,9 @@ func (s *settings) report(groups []group, bars bool, jsonFile string, w io.Write
 
 	began := time.Now()
 	samples, err := s.measure(groups)
-	r := newResults(samples, groups, s.peers)
+	r := mapleResults(samples, groups, s.peers)
 	r.printOps(w)
-	r.printOthers(w)
+	r.printOthers(w, func(workload string) bool { return r.has(workload, nsPerOp) })
 	r.printNoise(w)
 	if verdicts := judge(mapleBars, r); bars {
 		printBars(w, verdicts)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -99,8 +100,8 @@ var peers = []*peer{
 // choosePeers returns the peers of a comma-separated list; an empty one names
 // all that are not hidden.
 func choosePeers(list string) ([]*peer, error) {
-	var chosen []*peer
 	if list == "" {
+		var chosen []*peer
 		for _, p := range peers {
 			if !p.hidden {
 				chosen = append(chosen, p)
@@ -108,15 +109,18 @@ func choosePeers(list string) ([]*peer, error) {
 		}
 		return chosen, nil
 	}
-next:
-	for name := range strings.SplitSeq(list, ",") {
-		for _, p := range peers {
-			if p.name == name {
-				chosen = append(chosen, p)
-				continue next
-			}
+	return named(peers, list, func(p *peer) string { return p.name })
+}
+
+// named returns those of all that a comma-separated list names.
+func named[P any](all []P, list string, name func(P) string) ([]P, error) {
+	var found []P
+	for n := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(all, func(p P) bool { return name(p) == n })
+		if i < 0 {
+			return nil, fmt.Errorf("no peer is named %q", n)
 		}
-		return nil, fmt.Errorf("no peer is named %q", name)
+		found = append(found, all[i])
 	}
-	return chosen, nil
+	return found, nil
 }

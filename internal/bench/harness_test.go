@@ -146,7 +146,7 @@ func TestRatioIsTheMedianOfTheRounds(t *testing.T) {
 			sample{"w", "a", round, metrics{nsPerOp: values[0]}},
 			sample{"w", "b", round, metrics{nsPerOp: values[1]}})
 	}
-	r := newResults(samples, g, ps)
+	r := mapleResults(samples, g, ps)
 	a, b := figure{"w", "a", nsPerOp}, figure{"w", "b", nsPerOp}
 	if got, ok := r.ratio(a, b); !ok || got != 2 {
 		t.Errorf("ratio %v", got)

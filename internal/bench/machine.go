@@ -41,8 +41,15 @@ func thisMachine() machine {
 }
 
 // memory is a line of /proc/meminfo in bytes, 0 if there is none.
-func memory(name string) int {
-	kib, _, _ := strings.Cut(field("/proc/meminfo", name), " ")
+func memory(name string) int { return inBytes("/proc/meminfo", name) }
+
+// resident is the memory that this process takes in bytes, 0 if the system does
+// not tell.
+func resident() int { return inBytes("/proc/self/status", "VmRSS") }
+
+// inBytes reads a field whose value is "123 kB".
+func inBytes(path, name string) int {
+	kib, _, _ := strings.Cut(field(path, name), " ")
 	n, err := strconv.Atoi(kib)
 	if err != nil {
 		return 0

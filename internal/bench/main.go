@@ -1,14 +1,26 @@
-// Command bench measures dkv beside its peers, in one process and one run. What
-// it compares is a subcommand; "maple", the in-memory engine, is what it does
-// without one:
+// Command bench measures dkv beside its peers, in one run. What it compares is a
+// subcommand: "maple", which it does without one, is the in-memory engine beside
+// maps and caches, all in this process; "cluster" is three members of dkv beside
+// three of etcd and of NATS, in processes of their own:
 //
 //	go -C internal/bench run . maple -bars -json maple.json
+//	go -C internal/bench run . cluster -bars -json cluster.json
 //
-// It is a module of its own, so that the peers are no dependencies of dkv. In
-// the files: engine.go and peer_*.go have the peers, one each; keys.go what they
-// are asked for; measure.go how one measurement is made, run.go the rounds;
-// steady.go, bulk.go, tail.go, stall.go and gc.go the workloads; results.go,
-// bars.go and report.go what is told of them.
+// It is a module of its own, so that the peers are no dependencies of dkv.
+//
+// In the files of maple: engine.go has what a peer can do, and the files of the
+// peers, peer_maple.go and so on, one each; keys.go what they are asked for;
+// measure.go how one measurement is made, run.go the rounds; steady.go, bulk.go,
+// tail.go, stall.go, memory.go and gc.go the workloads.
+//
+// In those of cluster: member.go has what a peer can do, peer_dkv.go, peer_etcd.go
+// and peer_nats.go have the peers; process.go and host.go the two ends of a process
+// that members live in; cluster.go the rounds, and how members are put into
+// processes; rows.go the workloads; cell.go, stale.go and probe.go how each is
+// measured, latency.go and usage.go what with.
+//
+// results.go, bars.go and report.go have what is told of either, and bars_cluster.go
+// and report_cluster.go what is told of a cluster alone.
 package main
 
 import (
@@ -20,10 +32,14 @@ import (
 )
 
 var commands = map[string]func(args []string) error{
-	"maple": mapleCommand,
+	"maple":   mapleCommand,
+	"cluster": clusterCommand,
 }
 
 func main() {
+	if isProcess() {
+		serve()
+	}
 	name, args := "maple", os.Args[1:]
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]

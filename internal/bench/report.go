@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -70,7 +71,7 @@ func (r *results) printOps(w io.Writer) {
 				found = true
 				allocs, _ := r.median(figure{workload, p, allocsPerOp})
 				cell = short(ns)
-				if ratio, ok := r.ratio(figure{workload, p, nsPerOp}, figure{workload, baseline, nsPerOp}); ok {
+				if ratio, ok := r.toBase(workload, p); ok {
 					cell += fmt.Sprintf(" %s×", short(ratio))
 				}
 				cell += fmt.Sprintf(" %.0fa", allocs)
@@ -84,15 +85,15 @@ func (r *results) printOps(w io.Writer) {
 	if len(rows) == 1 {
 		return
 	}
-	fmt.Fprintf(w, "Elapsed time by operations of all workers; its ratio to %s; allocations.\n\n", baseline)
+	fmt.Fprintf(w, "Elapsed time by operations of all workers; its ratio to %s; allocations.\n\n", r.base)
 	table(w, rows)
 }
 
-// printOthers prints all other figures.
-func (r *results) printOthers(w io.Writer) {
+// printOthers prints all figures of the workloads that have not been printed.
+func (r *results) printOthers(w io.Writer, printed func(workload string) bool) {
 	rows := [][]string{append([]string{"other figures"}, r.peers...)}
 	for _, workload := range r.workloads {
-		if _, ok := r.anyMedian(workload, nsPerOp); ok {
+		if printed(workload) {
 			continue
 		}
 		for _, metric := range r.metricNames(workload) {
@@ -112,13 +113,9 @@ func (r *results) printOthers(w io.Writer) {
 	}
 }
 
-func (r *results) anyMedian(workload, metric string) (float64, bool) {
-	for _, p := range r.peers {
-		if v, ok := r.median(figure{workload, p, metric}); ok {
-			return v, true
-		}
-	}
-	return 0, false
+// has tells whether any peer has a metric of a workload.
+func (r *results) has(workload, metric string) bool {
+	return slices.Contains(r.metricNames(workload), metric)
 }
 
 // printNoise tells how far rounds lay apart, so that a reader knows what a
@@ -126,7 +123,7 @@ func (r *results) anyMedian(workload, metric string) (float64, bool) {
 func (r *results) printNoise(w io.Writer) {
 	var spreads []float64
 	for id, rounds := range r.rounds {
-		f := figure{id[0], id[1], nsPerOp}
+		f := r.compared(id[0], id[1])
 		if _, ok := r.median(f); ok && len(rounds) > 1 {
 			spreads = append(spreads, r.spread(f))
 		}
@@ -150,10 +147,11 @@ type document struct {
 	Machine  machine                       `json:"machine"`
 	Settings map[string]any                `json:"settings"`
 	Peers    map[string]string             `json:"peers"`
-	Harness  float64                       `json:"harness_ns_per_op"`
+	Harness  float64                       `json:"harness_ns_per_op,omitempty"`
 	Medians  map[string]map[string]metrics `json:"medians"` // by workload and peer
-	Ratios   map[string]map[string]float64 `json:"ratios"`  // of ns/op to the baseline
+	Ratios   map[string]map[string]float64 `json:"ratios"`  // of what the peers are compared by, to the base
 	Bars     []verdict                     `json:"bars,omitempty"`
+	Failed   int                           `json:"failed_operations,omitempty"`
 	Samples  []sample                      `json:"samples"`
 }
 
@@ -175,7 +173,7 @@ func (d *document) fill(r *results) {
 			if len(m) > 0 {
 				d.Medians[workload][p] = m
 			}
-			if v, ok := r.ratio(figure{workload, p, nsPerOp}, figure{workload, baseline, nsPerOp}); ok {
+			if v, ok := r.toBase(workload, p); ok {
 				ratios[p] = v
 			}
 		}

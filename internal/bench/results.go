@@ -10,13 +10,17 @@ type results struct {
 	samples   []sample
 	workloads []string // in the order in which they run
 	peers     []string
+	metric    string                        // what the peers are compared by
+	base      string                        // the peer that the others are compared with
 	rounds    map[[2]string]map[int]metrics // by workload and peer, by round
 }
 
-func newResults(samples []sample, groups []group, peers []*peer) *results {
-	r := &results{samples: samples, rounds: make(map[[2]string]map[int]metrics)}
-	for _, p := range peers {
-		r.peers = append(r.peers, p.name)
+// newResults sorts the samples of peers: their workloads come in the order of
+// workloads.
+func newResults(samples []sample, workloads, peers []string, metric, base string) *results {
+	r := &results{
+		samples: samples, peers: peers, metric: metric, base: base,
+		rounds: make(map[[2]string]map[int]metrics),
 	}
 	for _, s := range samples {
 		id := [2]string{s.Workload, s.Peer}
@@ -25,14 +29,32 @@ func newResults(samples []sample, groups []group, peers []*peer) *results {
 		}
 		r.rounds[id][s.Round] = s.Metrics
 	}
-	for _, g := range groups {
-		for _, w := range g.workloads {
-			if slices.ContainsFunc(samples, func(s sample) bool { return s.Workload == w }) {
-				r.workloads = append(r.workloads, w)
-			}
+	for _, w := range workloads {
+		if slices.ContainsFunc(samples, func(s sample) bool { return s.Workload == w }) {
+			r.workloads = append(r.workloads, w)
 		}
 	}
 	return r
+}
+
+// mapleResults are those of the engine beside its peers.
+func mapleResults(samples []sample, groups []group, peers []*peer) *results {
+	var workloads, names []string
+	for _, g := range groups {
+		workloads = append(workloads, g.workloads...)
+	}
+	for _, p := range peers {
+		names = append(names, p.name)
+	}
+	return newResults(samples, workloads, names, nsPerOp, baseline)
+}
+
+// compared is the figure that a peer is compared by in a workload.
+func (r *results) compared(workload, peer string) figure { return figure{workload, peer, r.metric} }
+
+// toBase is the ratio of a peer to the base in a workload.
+func (r *results) toBase(workload, peer string) (float64, bool) {
+	return r.ratio(r.compared(workload, peer), r.compared(workload, r.base))
 }
 
 // figure is one number that can be asked for.

@@ -99,10 +99,9 @@ func (t *turn) fill(e engine, values values) error {
 	return err
 }
 
-// measure runs the groups. Rounds are interleaved: all peers have their turn in
-// one before any has it in the next, each time another one first. A peer that
-// fails in a group is left out of what is left of it; what the others gave is
-// returned as well.
+// measure runs the groups, the rounds of each interleaved. A peer that fails in a
+// group is left out of what is left of it; what the others gave is returned as
+// well.
 func (s *settings) measure(groups []group) (samples []sample, err error) {
 	for _, g := range groups {
 		if !slices.ContainsFunc(g.workloads, s.wants) {
@@ -114,23 +113,30 @@ func (s *settings) measure(groups []group) (samples []sample, err error) {
 		}
 		keys := g.keys(s)
 		failed := make(map[*peer]bool)
-		for round := range rounds {
-			for i := range s.peers {
-				p := s.peers[(i+round)%len(s.peers)]
-				if failed[p] || p.rounds != 0 && round >= p.rounds {
-					continue
-				}
-				t := &turn{settings: s, peer: p, round: round, keys: keys}
-				began := time.Now()
-				if e := g.run(t); e != nil {
-					failed[p] = true
-					err = errors.Join(err, fmt.Errorf("%s: %w", p.name, e))
-				}
-				samples = append(samples, t.samples...)
-				fmt.Fprintf(s.log, "%s … round %d/%d %s: %d workloads in %.1f s\n",
-					g.workloads[0], round+1, rounds, p.name, len(t.samples), time.Since(began).Seconds())
+		interleave(s.peers, rounds, func(p *peer, round int) {
+			if failed[p] || p.rounds != 0 && round >= p.rounds {
+				return
 			}
-		}
+			t := &turn{settings: s, peer: p, round: round, keys: keys}
+			began := time.Now()
+			if e := g.run(t); e != nil {
+				failed[p] = true
+				err = errors.Join(err, fmt.Errorf("%s: %w", p.name, e))
+			}
+			samples = append(samples, t.samples...)
+			fmt.Fprintf(s.log, "%s … round %d/%d %s: %d workloads in %.1f s\n",
+				g.workloads[0], round+1, rounds, p.name, len(t.samples), time.Since(began).Seconds())
+		})
 	}
 	return samples, err
+}
+
+// interleave has all peers take their turn in one round before any takes it in
+// the next, each time another one first.
+func interleave[P any](peers []P, rounds int, turn func(p P, round int)) {
+	for round := range rounds {
+		for i := range peers {
+			turn(peers[(i+round)%len(peers)], round)
+		}
+	}
 }

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const clusterUsage = `Usage: bench cluster [flags]
+
+Compares dkv with embedded etcd and NATS JetStream KV: three members each, on
+disks that are synced, used by in-process clients. Every system runs in processes
+of its own, one system at a time.
+
+Workloads, each by way of the leader and of a follower, by so many callers:
+  write, read    a key of %d bytes and its value of %d; reads are linearizable
+                 (not those of NATS, which any replica may answer)
+  stale          reads of what the member has (dkv GetStale, etcd serializable)
+  mix            9 reads, 1 write
+  write%s, read%s   values of 512 KiB
+
+and, with members in processes of their own where it matters:
+  idle           processor time at rest
+  memory         resident memory before and after the workloads above
+  allocs         allocations per write where it is submitted
+  stale-cores    stale reads of a goroutine per core beside Maple's Get
+  leader-closed, leader-killed   how long no write is acknowledged
+  restart        a follower with many keys: from Open until a linearizable read
+
+Flags:
+`
+
+// runCluster compares dkv with other replicated stores.
+func runCluster(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("cluster", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprintf(stderr, clusterUsage, keySize, valueSize, largeName, largeName)
+		flags.PrintDefaults()
+	}
+	s := &clusterSettings{log: stderr}
+	var (
+		peerList = flags.String("peers", "", "peers to compare, separated by commas (default all: dkv,etcd,nats)")
+		callers  = flags.String("callers", "1,16,128,1024", "numbers of callers, separated by commas")
+		only     = flags.String("only", "", "measure only workloads that match this regexp")
+		seconds  = flags.Float64("seconds", 0.75, "seconds per measurement")
+		jsonFile = flags.String("json", "", "write the figures to this file as JSON")
+		bars     = flags.Bool("bars", false, "print what dkv has to reach, and whether it does")
+		quick    = flags.Bool("short", false, "small and short, to see that all works; the figures mean nothing")
+		list     = flags.Bool("list", false, "print the workloads and exit")
+	)
+	flags.IntVar(&s.rounds, "rounds", 3, "rounds, of which the medians are told; also how often a member is restarted")
+	flags.IntVar(&s.trials, "trials", 3, "how often a leader is closed, and killed")
+	flags.IntVar(&s.keys, "keys", 10_000, "number of keys; 10 times as many for stale-cores")
+	flags.IntVar(&s.restartKeys, "restartkeys", 1_000_000, "number of keys of the workload restart")
+	flags.StringVar(&s.dir, "dir", os.TempDir(), "where to make the data directories, which are removed in the end")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *quick {
+		*callers, *seconds, s.rounds, s.trials, s.keys, s.restartKeys = "1,16", 0.1, 1, 1, 200, 5000
+	}
+	s.time = time.Duration(*seconds * float64(time.Second))
+	var err error
+	if s.systems, err = chooseSystems(*peerList); err != nil {
+		return err
+	}
+	if s.only, err = regexp.Compile(*only); err != nil {
+		return err
+	}
+	for number := range strings.SplitSeq(*callers, ",") {
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 1 {
+			return fmt.Errorf("-callers: %q is no number of callers", number)
+		}
+		s.callers = append(s.callers, n)
+	}
+	if flags.NArg() > 0 || s.keys < 1 || s.restartKeys < 1 || s.rounds < 1 || s.trials < 1 || s.time <= 0 {
+		return errors.New("at least one key, round and trial, and some time; no arguments but flags")
+	}
+	if *list {
+		for _, w := range s.workloads() {
+			fmt.Fprintln(stdout, w)
+		}
+		return nil
+	}
+	return s.report(ctx, *bars, *jsonFile, stdout)
+}
+
+// workloads are the names of all that can be measured.
+func (s *clusterSettings) workloads() (names []string) {
+	for _, r := range s.rows() {
+		names = append(names, r.workloads...)
+	}
+	return names
+}
+
+func (s *clusterSettings) report(ctx context.Context, bars bool, jsonFile string, w io.Writer) error {
+	d := &document{Machine: thisMachine(), Peers: make(map[string]string)}
+	sync, err := syncTime(s.dir)
+	if err != nil {
+		return err
+	}
+	d.Settings = map[string]any{
+		"callers": s.callers, "rounds": s.rounds, "seconds": s.time.Seconds(), "keys": s.keys,
+		"restartkeys": s.restartKeys, "trials": s.trials, "only": s.only.String(), "sync_us": micros(int64(sync)),
+	}
+	d.Machine.print(w)
+	fmt.Fprintf(w, "%d keys of %d bytes, values of %d; medians of %d rounds of %v, interleaved; %d failovers of each kind.\n"+
+		"Three members, one process unless said otherwise; a synced write of 4 KiB to the disk takes %v.\n\n",
+		s.keys, keySize, valueSize, s.rounds, s.time, s.trials, sync.Round(time.Microsecond))
+	var names []string
+	for _, sys := range s.systems {
+		about := strings.TrimPrefix(strings.TrimSpace(sys.module+" "+version(sys.module))+": "+sys.note, ": ")
+		d.Peers[sys.name] = about
+		names = append(names, sys.name)
+		fmt.Fprintf(w, "- %v: %s\n", sys, about)
+	}
+	fmt.Fprintln(w)
+
+	began := time.Now()
+	all, err := s.measure(ctx)
+	r := newResults(all.samples, s.workloads(), names, opsPerSec, clusterBaseline)
+	r.printCells(w)
+	r.printOthers(w, r.isCell)
+	r.printNoise(w)
+	if verdicts := judge(clusterBars, r); bars {
+		printBars(w, verdicts)
+		d.Bars = verdicts
+	}
+	if len(all.skipped) > 0 {
+		fmt.Fprintf(w, "Left out, for the peer cannot do it, or cannot be filled in time: %s.\n\n", strings.Join(all.skipped, ", "))
+	}
+	if all.failed > 0 {
+		fmt.Fprintf(w, "%d OPERATIONS FAILED: the figures are not to be trusted.\n\n", all.failed)
+	}
+	fmt.Fprintf(w, "It took %v; load after: %s\n", time.Since(began).Round(time.Second), firstLine("/proc/loadavg"))
+	if jsonFile != "" {
+		d.Failed = all.failed
+		d.fill(r)
+		err = errors.Join(err, d.write(jsonFile))
+	}
+	return err
+}
+
+func clusterCommand(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return runCluster(ctx, args, os.Stdout, os.Stderr)
+}

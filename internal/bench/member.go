@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+)
+
+// member is one of those that make up a cluster, and the way for the program that
+// it lives in to use it. All methods may be called concurrently. A value that is
+// set is the caller's again when Set returns.
+type member interface {
+	// Ready waits until the member takes writes and answers reads.
+	Ready(ctx context.Context) error
+	// Leads tells whether the member leads what the keys are in.
+	Leads() bool
+	Set(ctx context.Context, key string, value []byte) error
+	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
+	Close() error
+}
+
+// What else a member may be able to do.
+type (
+	// staler reads what the member has, be it the latest or not.
+	staler interface {
+		GetStale(ctx context.Context, key string) (value []byte, ok bool, err error)
+	}
+	// batcher sets many keys at once; used where filling is not what is
+	// measured.
+	batcher interface {
+		SetAll(ctx context.Context, keys []string, values [][]byte) error
+	}
+)
+
+// memberConfig is what a member is opened with.
+type memberConfig struct {
+	Dir  string
+	Node string
+	// Raft and Client are the addresses of all members by name: where they
+	// hear each other, and where they would hear clients.
+	Raft, Client map[string]string
+}
+
+// system is a replicated store by name.
+type system struct {
+	name      string
+	module    string // the module whose version the report tells, if any
+	note      string
+	open      func(memberConfig) (member, error)
+	fillsFast bool // loads a million keys in a time that a benchmark has
+}
+
+const (
+	clusterSubject  = "dkv"
+	clusterBaseline = "etcd"
+)
+
+var systems = []*system{dkvSystem, etcdSystem, natsSystem}
+
+func (s *system) String() string { return s.name }
+
+// chooseSystems returns the systems of a comma-separated list; an empty one
+// names all.
+func chooseSystems(list string) ([]*system, error) {
+	if list == "" {
+		return systems, nil
+	}
+	return named(systems, list, func(s *system) string { return s.name })
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
+)
+
+var etcdSystem = &system{
+	name:      clusterBaseline,
+	module:    "go.etcd.io/etcd/server/v3",
+	note:      "embedded, used by the in-process client of a member; default options but for a quota of 8 GiB",
+	fillsFast: true,
+	open: func(c memberConfig) (member, error) {
+		conf := embed.NewConfig()
+		conf.Name = c.Node
+		conf.Dir = c.Dir
+		peers, clients := []url.URL{httpURL(c.Raft[c.Node])}, []url.URL{httpURL(c.Client[c.Node])}
+		conf.ListenPeerUrls, conf.AdvertisePeerUrls = peers, peers
+		conf.ListenClientUrls, conf.AdvertiseClientUrls = clients, clients
+		var initial []string
+		for node, address := range c.Raft {
+			initial = append(initial, node+"=http://"+address)
+		}
+		slices.Sort(initial)
+		conf.InitialCluster = strings.Join(initial, ",")
+		conf.QuotaBackendBytes = 8 << 30
+		conf.LogLevel = "panic" // what gRPC logs beside the builder's logger
+		conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+		e, err := embed.StartEtcd(conf)
+		if err != nil {
+			return nil, err
+		}
+		return &etcdMember{e, v3client.New(e.Server)}, nil
+	},
+}
+
+func httpURL(address string) url.URL { return url.URL{Scheme: "http", Host: address} }
+
+type etcdMember struct {
+	etcd   *embed.Etcd
+	client *clientv3.Client
+}
+
+func (m *etcdMember) Ready(ctx context.Context) error {
+	select {
+	case <-m.etcd.Server.ReadyNotify():
+	case err := <-m.etcd.Err():
+		return fmt.Errorf("etcd stopped: %w", err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err := m.client.Get(ctx, "ready")
+	return err
+}
+
+func (m *etcdMember) Leads() bool { return m.etcd.Server.Leader() == m.etcd.Server.MemberID() }
+
+func (m *etcdMember) Set(ctx context.Context, key string, value []byte) error {
+	_, err := m.client.Put(ctx, key, string(value))
+	return err
+}
+
+func (m *etcdMember) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	return etcdValue(m.client.Get(ctx, key))
+}
+
+func (m *etcdMember) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	return etcdValue(m.client.Get(ctx, key, clientv3.WithSerializable()))
+}
+
+func etcdValue(r *clientv3.GetResponse, err error) ([]byte, bool, error) {
+	if err != nil || len(r.Kvs) == 0 {
+		return nil, false, err
+	}
+	return r.Kvs[0].Value, true, nil
+}
+
+// SetAll sets the keys in transactions of as many as etcd allows.
+func (m *etcdMember) SetAll(ctx context.Context, keys []string, values [][]byte) error {
+	const most = int(embed.DefaultMaxTxnOps)
+	for from := 0; from < len(keys); from += most {
+		to := min(from+most, len(keys))
+		puts := make([]clientv3.Op, 0, to-from)
+		for i := from; i < to; i++ {
+			puts = append(puts, clientv3.OpPut(keys[i], string(values[i])))
+		}
+		r, err := m.client.Txn(ctx).Then(puts...).Commit()
+		if err != nil {
+			return err
+		}
+		if !r.Succeeded {
+			return errors.New("a transaction without conditions did not succeed")
+		}
+	}
+	return nil
+}
+
+func (m *etcdMember) Close() error {
+	err := m.client.Close()
+	m.etcd.Close()
+	if errors.Is(err, context.Canceled) {
+		err = nil // what the in-process client says of being closed
+	}
+	return err
+}
