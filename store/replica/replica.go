@@ -17,6 +17,7 @@ import (
 	"dkv/internal/clock"
 	"dkv/internal/command"
 	"dkv/internal/ops"
+	"dkv/internal/raftnet"
 	"dkv/maple"
 	"dkv/store"
 	"dkv/store/engine"
@@ -62,7 +63,7 @@ type Options struct {
 
 	// Tests replace these.
 	fs        vfs.FS
-	transport config.TransportFactory // nil: Dragonboat's
+	transport config.TransportFactory
 }
 
 // closeTimeout bounds Close: admitted operations have drainTimeout to finish,
@@ -212,6 +213,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.fs == nil {
 		o.fs = vfs.Default
+	}
+	if o.transport == nil {
+		o.transport = raftnet.Factory{}
 	}
 	o.Members = maps.Clone(o.Members)
 	return o.validate()
