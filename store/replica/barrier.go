@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -98,21 +99,36 @@ func (b *barriers) work() {
 	}
 }
 
-// take waits for reads and closes their round to further ones.
+// take waits for reads and closes their round to further ones. It returns nil when
+// the store closes.
 func (b *barriers) take() *round {
-	for {
+	for b.await() {
+		// The callers of the round before are let go all at once, and most come
+		// back with their next read. The first of them must not have a barrier
+		// to itself that the others wait behind, so those that can run do first.
+		// It more than doubles what a thousand callers get.
+		runtime.Gosched()
 		b.mu.Lock()
-		if r := b.mu.next; r != nil {
-			b.mu.next = nil
-			b.mu.Unlock()
+		r := b.mu.next
+		b.mu.next = nil
+		b.mu.Unlock()
+		if r != nil {
 			return r
 		}
-		if b.mu.closed {
-			b.mu.Unlock()
-			return nil
-		}
-		filled := b.mu.filled
+	}
+	return nil
+}
+
+// await waits until there are reads. It returns false if there are none and the
+// store closes.
+func (b *barriers) await() bool {
+	for {
+		b.mu.Lock()
+		waiting, closed, filled := b.mu.next != nil, b.mu.closed, b.mu.filled
 		b.mu.Unlock()
+		if waiting || closed {
+			return waiting
+		}
 		<-filled
 	}
 }
