@@ -127,6 +127,15 @@ func (d *Disk) Restore(keep func() bool) {
 	d.left, d.failing, d.cut = 0, false, false
 }
 
+// Revive has operations succeed again after the failure that FailAfter set, as if
+// only the program had ended: nothing is lost, but what was not synced yet may be
+// lost later.
+func (d *Disk) Revive() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.left, d.failing = 0, false
+}
+
 // put writes b, behind zeros if the file is too short.
 func put(f vfs.File, b []byte, at int64) {
 	info, err := f.Stat()

@@ -67,7 +67,7 @@ func openDirectory(opts Options) (*directory, error) {
 	if err != nil {
 		return nil, badDir(opts.Dir, err)
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := makeDirs(path); err != nil {
 		return nil, badDir(opts.Dir, err)
 	}
 	d := &directory{
@@ -86,6 +86,26 @@ func openDirectory(opts Options) (*directory, error) {
 		return nil, badDir(opts.Dir, err)
 	}
 	return d, nil
+}
+
+// makeDirs makes a directory and those above it, each of which is then on the disk.
+func makeDirs(path string) error {
+	var made []string
+	for p := path; ; p = filepath.Dir(p) {
+		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) || p == filepath.Dir(p) {
+			break
+		}
+		made = append(made, p)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	for _, p := range made {
+		if err := syncDir(vfs.Default, filepath.Dir(p)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func badDir(dir string, err error) error {

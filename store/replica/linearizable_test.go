@@ -133,7 +133,7 @@ func faultTime(t *testing.T) time.Duration {
 	if testing.Short() {
 		return 4 * time.Second
 	}
-	return 8 * time.Second
+	return time.Minute
 }
 
 // TestHistoriesAreLinearizableUnderFaults takes as long as DKV_FAULT_TIME says.

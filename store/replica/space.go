@@ -22,7 +22,7 @@ const (
 
 // space notices that the disk is about to be full. Writes are turned away then,
 // while there still is room for a snapshot of the state: without one the log could
-// never be cut short. If others fill the disk up all the same, the log waits for
+// never be cut short; while one is written, that may be so sooner. If others fill the disk up all the same, the log waits for
 // room, see package raftlog.
 type space struct {
 	free func() (bytes int64, err error)
@@ -80,5 +80,6 @@ func (s *space) forSnapshot() bool {
 // frees tells whether an operation needs no room but for a moment. It is let in
 // even if there is little: it is how a user makes room.
 func frees(op *engine.Op) bool {
-	return op.Kind == engine.Delete || op.Kind == engine.Expire || op.Kind == engine.CompareAndDelete
+	enrols := op.Kind == 0 // a client of the network mode, who may be about to
+	return enrols || op.Kind == engine.Delete || op.Kind == engine.Expire || op.Kind == engine.CompareAndDelete
 }

@@ -13,9 +13,10 @@
 // followers that lag behind and after a restart.
 //
 // A record's checksum tells it from what a crash leaves of one. Where the valid
-// records of the last segment end, the log ends: what is behind was never
-// acknowledged, and is wiped before the next record is written over it. Damage
-// elsewhere is told from that by what each record says of the ones before it: that
+// records of the last segment end, the log ends: what is behind is wiped before the
+// next record is written over it. It was never acknowledged, unless it is the very
+// last record and was damaged later, which looks the same. Damage elsewhere is told
+// from that by what each record says of the ones before it: that
 // they were on the disk, up to some offset, when it was written. So a record
 // behind an invalid one means damage if it knows that the invalid one was there;
 // and each segment's head says where the segment before it ended. A damaged log is
@@ -34,7 +35,8 @@
 // has the file grow, or that fills in a block that was only set aside.
 //
 // When a file cannot grow because the disk is full, the call waits for room. The
-// replica stands still meanwhile, as if it had failed, and goes on where it was.
+// replica stands still meanwhile, as if it had failed, and goes on where it was. It
+// cannot make that room itself: cutting the log short waits behind the write.
 // Any other failure of a write or sync is final: the operating system may have
 // dropped what it could not write, and say nothing the next time.
 //

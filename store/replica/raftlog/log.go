@@ -93,6 +93,9 @@ func open(fs vfs.FS, dir string, f Factory) (*Log, error) {
 	l.mu.segments = rec.segments
 	if n := len(rec.segments); n > 0 {
 		err = rec.segments[n-1].resume(fs, dir, rec.end)
+		if err == nil {
+			err = syncDir(fs, dir) // the segment's name may be new
+		}
 	} else {
 		err = l.rotate()
 	}
@@ -131,12 +134,22 @@ func (l *Log) Close() error {
 	if l.writing.closed {
 		return nil
 	}
-	var err error
-	if l.writing.failed == nil && l.writing.bootstrap != nil {
-		err = l.appendMetaLocked(l.writing.meta) // the commit index may not be there yet
-	}
+	l.saveCommitLocked()
 	l.writing.closed = true
-	return errors.Join(err, l.closeFiles())
+	return l.closeFiles()
+}
+
+// saveCommitLocked writes the index up to which the log is committed, if that is
+// easily done: it spares the replica from being told when it starts.
+func (l *Log) saveCommitLocked() {
+	if l.writing.failed != nil || l.writing.bootstrap == nil {
+		return
+	}
+	s := l.active()
+	record := l.writing.meta.append(beginRecord(nil, kindMeta))
+	if s.end+int64(len(record)) <= s.reserved {
+		_, _ = l.writeLocked(s, record)
+	}
 }
 
 func (l *Log) closeFiles() error {
@@ -176,11 +189,15 @@ func (l *Log) saveLocked(u *pb.Update) error {
 	voted := m.state.Term != l.writing.state.Term || m.state.Vote != l.writing.state.Vote
 	if !pb.IsEmptySnapshot(u.Snapshot) {
 		// It takes the place of all the entries.
+		// The commit index may be one of the entries' that come next.
+		state := m.state
+		m.state.Commit = min(m.state.Commit, u.Snapshot.Index)
 		m.snapshot, m.cut, m.base = stored(u.Snapshot), true, u.Snapshot.Index
 		if err := l.setMetaLocked(m); err != nil {
 			return err
 		}
 		m, voted = l.writing.meta, false
+		m.state = state
 	}
 	if voted || len(u.EntriesToSave) > 0 {
 		if err := l.appendEntriesLocked(m.state, u.EntriesToSave); err != nil {
@@ -277,6 +294,9 @@ func (l *Log) writeLocked(s *segment, record []byte) (at int64, err error) {
 	if cap(record) <= 4<<20 {
 		l.writing.records = record
 	}
+	if len(record)-headerSize > maxPayload {
+		return 0, fmt.Errorf("a record of %d bytes is over the limit", len(record))
+	}
 	endRecord(record, s.number, s.synced)
 	err = l.wait(func() error { return s.reserve(int64(len(record)), l.step) })
 	if err == nil {
@@ -292,11 +312,11 @@ func (l *Log) writeLocked(s *segment, record []byte) (at int64, err error) {
 
 // wait tries again while the disk is full. The replica stands still meanwhile, as
 // if it had failed, which the others can bear; it must not go on without what it
-// was to write.
+// was to write. Before there is a replica, there is nothing to wait for.
 func (l *Log) wait(try func() error) error {
 	for {
 		err := try()
-		if !isFull(err) {
+		if !isFull(err) || l.writing.bootstrap == nil {
 			return err
 		}
 		if l.factory.Full != nil {

@@ -162,13 +162,17 @@ func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 			}
 			l.Close()
 			kept := 0
-			disk.Restore(func() bool {
-				if rapid.Bool().Draw(t, "kept") {
-					kept++
-					return true
-				}
-				return false
-			})
+			if rapid.Bool().Draw(t, "killed") {
+				disk.Revive()
+			} else {
+				disk.Restore(func() bool {
+					if rapid.Bool().Draw(t, "kept") {
+						kept++
+						return true
+					}
+					return false
+				})
+			}
 			if l, err = openLog(disk, size); err != nil {
 				t.Fatalf("open: %v", err)
 			}
@@ -283,7 +287,11 @@ func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 				installed := m.with(func(m *twin) { m.state, m.snapshot, m.first, m.entries = st, at, at+1, nil })
 				if rapid.Bool().Draw(t, "with entries") {
 					u.EntriesToSave = entries(t, at+1, st.Term)
-					do(t, save(u), installed, installed.with(func(m *twin) { m.append(u.EntriesToSave) }))
+					u.State.Commit = rapid.Uint64Range(at, at+uint64(len(u.EntriesToSave))).Draw(t, "commit")
+					do(t, save(u), installed, installed.with(func(m *twin) {
+						m.state = u.State
+						m.append(u.EntriesToSave)
+					}))
 				} else {
 					do(t, save(u), installed)
 				}

@@ -21,10 +21,11 @@ type segment struct {
 	r      vfs.File
 
 	// Of the segment that is written to.
-	w        vfs.File
-	synced   int64 // how much is on the disk
-	end      int64 // of the last record
-	reserved int64 // how much the file system has given; zeros behind end
+	w        vfs.File // syncs with fdatasync where there is one
+	file     vfs.File // what w is made of, to be closed
+	synced   int64    // how much is on the disk
+	end      int64    // of the last record
+	reserved int64    // how much the file system has given; zeros behind end
 }
 
 const suffix = ".log"
@@ -60,7 +61,8 @@ func createSegment(fs vfs.FS, dir string, number uint64) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &segment{number: number, w: vfs.NewSyncingFile(f, vfs.SyncingFileOptions{})}
+	s := &segment{number: number}
+	s.writeTo(f)
 	if s.r, err = fs.Open(path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -74,6 +76,10 @@ func openSegment(fs vfs.FS, dir string, number uint64) (*segment, error) {
 		return nil, err
 	}
 	return &segment{number: number, r: f}, nil
+}
+
+func (s *segment) writeTo(f vfs.File) {
+	s.file, s.w = f, vfs.NewSyncingFile(f, vfs.SyncingFileOptions{})
 }
 
 // resume makes a segment ready to be written to behind end. What stands there is
@@ -90,9 +96,9 @@ func (s *segment) resume(fs vfs.FS, dir string, end int64) error {
 	if err != nil {
 		return err
 	}
-	s.w = vfs.NewSyncingFile(f, vfs.SyncingFileOptions{})
+	s.writeTo(f)
 	s.end, s.reserved = end, info.Size()
-	dirty, err := endsInZeros(s.r, end, s.reserved)
+	dirty, err := holdsData(s.r, end, s.reserved)
 	if err != nil {
 		return err
 	}
@@ -105,7 +111,8 @@ func (s *segment) resume(fs vfs.FS, dir string, end int64) error {
 	return s.sync()
 }
 
-func endsInZeros(r io.ReaderAt, from, to int64) (dirty bool, err error) {
+// holdsData tells whether there is anything but zeros in a part of a file.
+func holdsData(r io.ReaderAt, from, to int64) (bool, error) {
 	in := bufio.NewReaderSize(io.NewSectionReader(r, from, to-from), 64<<10)
 	for {
 		switch b, err := in.ReadByte(); {
@@ -151,18 +158,21 @@ func (s *segment) write(records []byte) (at int64, err error) {
 }
 
 func (s *segment) sync() error {
-	if err := s.w.Sync(); err != nil {
-		return err
+	err := s.w.Sync()
+	for errors.Is(err, syscall.EINTR) {
+		err = s.w.Sync()
 	}
-	s.synced = s.end
-	return nil
+	if err == nil {
+		s.synced = s.end
+	}
+	return err
 }
 
 // seal ends the writing.
 func (s *segment) seal() error {
-	w := s.w
-	s.w = nil
-	return w.Close()
+	f := s.file
+	s.file, s.w = nil, nil
+	return f.Close()
 }
 
 func (s *segment) close() error {
