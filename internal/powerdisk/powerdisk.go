@@ -79,6 +79,13 @@ func (d *Disk) Cut() {
 	d.SetIgnoreSyncs(true)
 }
 
+// Unsynced tells whether a power cut would lose something that was written.
+func (d *Disk) Unsynced() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.pending) > 0
+}
+
 // SetFull has files not grow any longer, or again.
 func (d *Disk) SetFull(full bool) {
 	d.mu.Lock()

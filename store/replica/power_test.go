@@ -55,11 +55,16 @@ func TestPowerLossLosesNothingThatWasAcknowledged(t *testing.T) {
 			})
 			cut := rand.Perm(members)[:1+rand.IntN(members)]
 			ledger.mu.Lock()
-			acked := maps.Clone(ledger.acked)
 			for _, i := range cut {
 				mouths[i].silence() // else it would say that it has what it has not
+				for end := time.Now().Add(5 * time.Millisecond); !disks[i].Unsynced() && time.Now().Before(end); {
+					time.Sleep(20 * time.Microsecond)
+				}
 				disks[i].Cut()
 			}
+			// Copied afterwards: it takes so long that all writers would wait for the
+			// ledger, and the disks be idle when their power goes.
+			acked := maps.Clone(ledger.acked)
 			ledger.mu.Unlock()
 			close(stop)
 			var closing sync.WaitGroup
