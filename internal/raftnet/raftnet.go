@@ -1,10 +1,12 @@
 // Package raftnet carries Raft messages and snapshots between the members of a
 // group over TCP, for Dragonboat. A batch of messages is one frame, and a frame is
 // one write: Dragonboat's own transport takes three of each, which is most of what
-// a lone operation costs. Here is the way of a batch:
+// a lone operation costs. And half of the messages need not be sent at all, see
+// notice.go. Here is the way of a batch:
 //
 //  1. Dragonboat has a goroutine per peer that gathers messages and hands them to
-//     SendMessageBatch, which writes the frame.
+//     SendMessageBatch, which writes the frame. A batch of nothing but a notice
+//     waits there, for a millisecond at most.
 //  2. At the other end a goroutine per connection reads the frame, checks it and
 //     hands the messages to Dragonboat, which queues them.
 //
@@ -90,6 +92,8 @@ type transport struct {
 	group    uint64
 	messages raftio.MessageHandler
 	chunks   raftio.ChunkHandler
+
+	proposers proposers
 
 	listener net.Listener
 	serving  sync.WaitGroup // the accept loop, and a goroutine per connection
@@ -203,6 +207,7 @@ func (t *transport) receive(r io.Reader, kind byte) error {
 			// Where members are is known. Dragonboat would compare it with what
 			// it knows for each message, and panic if it were something else.
 			batch.SourceAddress = ""
+			t.proposers.note(batch.Requests)
 			t.messages(batch)
 		case forSnapshot:
 			var chunk pb.Chunk
@@ -290,11 +295,16 @@ func unmarshal(m pb.Unmarshaler, b []byte) (err error) {
 }
 
 // conn is a connection to a peer, a raftio.IConnection or ISnapshotConnection. It
-// is used by one goroutine at a time.
+// is used by one goroutine at a time, beside which a notice's time may end.
 type conn struct {
 	net.Conn
+	proposers *proposers
+
+	mu       sync.Mutex
 	buf      []byte
 	deadline time.Time
+	notices  notices
+	failed   error // of a notice, which nobody else has been told
 }
 
 // GetConnection implements raftio.ITransport.
@@ -313,7 +323,7 @@ func (t *transport) dial(ctx context.Context, target string, kind byte) (*conn, 
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc}
+	c := &conn{Conn: nc, proposers: &t.proposers, notices: notices{wait: noticeWait}}
 	if err := c.write(appendPreamble(nil, kind, t.group)); err != nil {
 		nc.Close()
 		return nil, err
@@ -322,11 +332,41 @@ func (t *transport) dial(ctx context.Context, target string, kind byte) (*conn, 
 }
 
 // Close implements raftio.IConnection.
-func (c *conn) Close() { c.Conn.Close() }
+func (c *conn) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notices.take()
+	c.Conn.Close()
+}
 
 // SendMessageBatch implements raftio.IConnection.
 func (c *conn) SendMessageBatch(batch pb.MessageBatch) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil {
+		return c.failed
+	}
+	notice := c.notices.held()
+	overtaken := notice != nil && overtakes(batch.Requests, notice)
+	if m := batch.Requests; len(m) == 1 && isNotice(&m[0]) && (notice == nil || overtaken) && !c.proposers.has(m[0].To) {
+		c.notices.hold(batch, c.sendNotice)
+		return nil
+	}
+	if held := c.notices.take(); notice != nil && !overtaken {
+		batch.Requests = append(held.Requests[:1:1], batch.Requests...)
+	}
 	return c.send(&batch, batch.SizeUpperLimit())
+}
+
+// sendNotice sends the notice that waits.
+func (c *conn) sendNotice() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b := c.notices.take(); len(b.Requests) > 0 {
+		if c.failed = c.send(&b, b.SizeUpperLimit()); c.failed != nil {
+			c.Conn.Close()
+		}
+	}
 }
 
 // SendChunk implements raftio.ISnapshotConnection.

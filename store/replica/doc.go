@@ -8,14 +8,16 @@
 //
 //  1. [Store.Set] and its like check their arguments (internal/ops) and hand an
 //     operation to the batcher. It waits there, bounded; if the queue is full, it
-//     waits to get in.
+//     waits to get in. While the disk is nearly full, it is turned away, unless it
+//     frees room.
 //  2. Each of the batcher's two slots takes all that waits as its next batch and
 //     encodes it as one log entry (internal/command), under an identity that is
 //     never used twice: member, incarnation, slot, sequence number. With it goes
 //     which earlier batches were given up; they have no effect once this one has.
 //     So does how far this member has applied the log, for Info of the others.
-//  3. host.propose gives the entry to Dragonboat, which replicates it, has a
-//     majority sync it to disk, and commits it. If the attempt fails or is not
+//  3. host.propose gives the entry to Dragonboat, which sends it to the others
+//     (internal/raftnet) while it syncs it to its own disk (package raftlog), and
+//     commits it when a majority has done so. If the attempt fails or is not
 //     heard of, the same entry is proposed again, until its outcome is known or
 //     nobody waits for it any longer.
 //  4. machine.Update decodes the entry on every member. The sessions, which are

@@ -22,8 +22,8 @@ const (
 
 // space notices that the disk is about to be full. Writes are turned away then,
 // while there still is room for a snapshot of the state: without one the log could
-// never be cut short; while one is written, that may be so sooner. If others fill the disk up all the same, the log waits for
-// room, see package raftlog.
+// never be cut short; while one is written, that may be so sooner. If others fill
+// the disk up all the same, the log waits for room, see package raftlog.
 type space struct {
 	free func() (bytes int64, err error)
 	size func() int64 // of the state

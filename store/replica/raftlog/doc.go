@@ -16,12 +16,11 @@
 // records of the last segment end, the log ends: what is behind is wiped before the
 // next record is written over it. It was never acknowledged, unless it is the very
 // last record and was damaged later, which looks the same. Damage elsewhere is told
-// from that by what each record says of the ones before it: that
-// they were on the disk, up to some offset, when it was written. So a record
-// behind an invalid one means damage if it knows that the invalid one was there;
-// and each segment's head says where the segment before it ended. A damaged log is
-// refused, because a replica that has lost what it has acknowledged can make the
-// others lose it too.
+// from that by what each record says of the ones before it: that they were on the
+// disk, up to some offset, when it was written. So a record behind an invalid one
+// means damage if it knows that the invalid one was there; and each segment's head
+// says where the segment before it ended. A damaged log is refused, because a
+// replica that has lost what it has acknowledged can make the others lose it too.
 //
 // # What is synced when
 //
@@ -30,9 +29,19 @@
 // which the log is committed is written along with what comes next: a replica
 // that starts with too low an index learns the right one from the others.
 //
-// Segments grow by a mebibyte of zeros at a time. A record that is written over
-// zeros changes nothing but data, which takes a disk half the time of a write that
-// has the file grow, or that fills in a block that was only set aside.
+// A record that is written over something changes nothing but data, which takes a
+// disk half the time of a write that has the file grow, or that fills in a block
+// that was only set aside. So a segment grows by zeros, in steps: by 128 KiB for a
+// small record, which waits for them, and by 1 MiB for a large one. Better still
+// is a file that was a segment before. Up to four of those are kept as spares, if
+// the disk has 512 MiB left: a log that has been through a snapshot or two grows no
+// more. What such a file holds behind the records is no record of this segment, as
+// the checksums tell.
+//
+// Records are written in whole pages, small ones past the operating system's page
+// cache. With three members on one disk of a virtual machine a lone write took 0.53
+// ms that way, 0.73 ms otherwise (medians of five runs), and 1,024 writers at a time
+// got 167,000 writes per second done in 12 s with spares, 145,000 without.
 //
 // When a file cannot grow because the disk is full, the call waits for room. The
 // replica stands still meanwhile, as if it had failed, and goes on where it was. It

@@ -19,8 +19,13 @@ const (
 	directory = "log"
 
 	defaultSegmentSize = 32 << 20
-	step               = 1 << 20 // by which a segment grows
-	fullRetry          = 100 * time.Millisecond
+
+	// By how much a segment grows for a small record, and for a large one: the
+	// first waits for all of it, the second is one of many.
+	smallStep = 128 << 10
+	largeStep = 1 << 20
+
+	fullRetry = 100 * time.Millisecond
 )
 
 // Factory makes the log of a NodeHost that runs one replica.
@@ -51,7 +56,6 @@ type Log struct {
 	fs      vfs.FS
 	dir     string
 	factory Factory
-	step    int64
 
 	// writing is held by who appends, also while that is synced to the disk. It
 	// is taken before mu.
@@ -60,7 +64,8 @@ type Log struct {
 		meta
 		failed  error // of a write: what is on the disk is not certain any longer
 		closed  bool
-		records []byte // reused
+		records []byte   // reused
+		spares  []string // files that were segments
 	}
 
 	// mu guards what readers need. Files are closed under it.
@@ -79,8 +84,12 @@ func open(fs vfs.FS, dir string, f Factory) (*Log, error) {
 	if f.SegmentSize == 0 {
 		f.SegmentSize = defaultSegmentSize
 	}
-	l := &Log{fs: fs, dir: dir, factory: f, step: min(step, f.SegmentSize)}
+	l := &Log{fs: fs, dir: dir, factory: f}
 	if err := makeDir(fs, dir); err != nil {
+		return nil, err
+	}
+	var err error
+	if l.writing.spares, err = spares(fs, dir); err != nil {
 		return nil, err
 	}
 	rec, err := recoverSegments(fs, dir)
@@ -298,16 +307,26 @@ func (l *Log) writeLocked(s *segment, record []byte) (at int64, err error) {
 		return 0, fmt.Errorf("a record of %d bytes is over the limit", len(record))
 	}
 	endRecord(record, s.number, s.synced)
-	err = l.wait(func() error { return s.reserve(int64(len(record)), l.step) })
-	if err == nil {
-		if at, err = s.write(record); err == nil {
-			err = s.sync()
-		}
-	}
-	if err != nil {
+	if at, err = l.put(s, record); err != nil {
 		l.writing.failed = fmt.Errorf("%s: %w", segmentName(s.number), err)
 	}
 	return at, l.writing.failed
+}
+
+// put writes a record to a segment when there is room, and syncs it.
+func (l *Log) put(s *segment, record []byte) (at int64, err error) {
+	step := int64(smallStep)
+	if len(record) > directMax {
+		step = largeStep
+	}
+	step = min(step, l.factory.SegmentSize)
+	if err := l.wait(func() error { return s.reserve(int64(len(record)), step) }); err != nil {
+		return 0, err
+	}
+	if at, err = s.write(record); err != nil {
+		return 0, err
+	}
+	return at, s.sync()
 }
 
 // wait tries again while the disk is full. The replica stands still meanwhile, as
@@ -316,7 +335,16 @@ func (l *Log) writeLocked(s *segment, record []byte) (at int64, err error) {
 func (l *Log) wait(try func() error) error {
 	for {
 		err := try()
-		if !isFull(err) || l.writing.bootstrap == nil {
+		if !isFull(err) {
+			return err
+		}
+		if spare := l.takeSpare(); spare != "" {
+			if err := l.fs.Remove(l.fs.PathJoin(l.dir, spare)); err != nil {
+				return err
+			}
+			continue
+		}
+		if l.writing.bootstrap == nil {
 			return err
 		}
 		if l.factory.Full != nil {
@@ -340,7 +368,7 @@ func (l *Log) rotate() error {
 	}
 	var s *segment
 	err := l.wait(func() (err error) {
-		s, err = createSegment(l.fs, l.dir, number)
+		s, err = createSegment(l.fs, l.dir, number, l.takeSpare())
 		return err
 	})
 	if err != nil {
@@ -351,16 +379,8 @@ func (l *Log) rotate() error {
 	l.mu.Unlock()
 	record := h.append(beginRecord(nil, kindHead))
 	endRecord(record, number, 0)
-	if err := l.wait(func() error { return s.reserve(int64(len(record)), l.step) }); err != nil {
-		return err
-	}
-	if _, err := s.write(record); err != nil {
-		return err
-	}
-	if err := s.sync(); err != nil {
-		return err
-	}
-	return syncDir(l.fs, l.dir)
+	_, err = l.put(s, record)
+	return err
 }
 
 // mineLocked refuses a replica that is not the one that the log is for.
@@ -548,7 +568,7 @@ func (l *Log) removeSegments() error {
 			break
 		}
 		l.mu.segments = l.mu.segments[1:]
-		if err := errors.Join(s.close(), l.fs.Remove(l.fs.PathJoin(l.dir, segmentName(s.number)))); err != nil {
+		if err := errors.Join(s.close(), l.dropFile(segmentName(s.number))); err != nil {
 			return err
 		}
 	}

@@ -133,7 +133,7 @@ func snapshotAt(index, term uint64) pb.Snapshot {
 // does with a log, on a disk whose power fails, and compares it with a twin.
 func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 	t.Parallel()
-	var cuts, torn, rotations, installs int
+	var cuts, torn, rotations, installs, reused int
 	rapid.Check(t, func(t *rapid.T) {
 		disk := powerdisk.New()
 		size := rapid.SampledFrom([]int64{600, 3000, 20_000}).Draw(t, "segment size")
@@ -142,6 +142,7 @@ func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { l.Close() }()
+		spares := 0
 		m := twin{first: 1}
 		// do has the log changed; the power may fail meanwhile, and then it
 		// holds one of the states on the way from m to to.
@@ -316,11 +317,16 @@ func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 					t.Fatal(err)
 				}
 				rotations = max(rotations, len(l.mu.segments))
+				if len(l.writing.spares) < spares {
+					reused++
+				}
+				spares = len(l.writing.spares)
 			},
 		})
 	})
-	if cuts == 0 || torn == 0 || rotations < 2 || installs == 0 {
-		t.Errorf("%d power cuts, %d with something half written, %d segments, %d snapshots installed: not what was to be tested", cuts, torn, rotations, installs)
+	if cuts == 0 || torn == 0 || rotations < 2 || installs == 0 || reused == 0 {
+		t.Errorf("%d power cuts, %d with something half written, %d segments, %d made of an old one, %d snapshots installed: not what was to be tested",
+			cuts, torn, rotations, reused, installs)
 	}
 }
 

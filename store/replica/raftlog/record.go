@@ -15,13 +15,16 @@ import (
 //	checksum  4 bytes  CRC32C of all that follows, begun with the segment's number
 //	size      4 bytes  of the payload
 //	synced    4 bytes  how much of the segment was on the disk before this was written
+//	tag       3 bytes  the segment's
 //	kind      1 byte
 //
 // Numbers in the header are little-endian, in payloads they are uvarints. The
 // segment's number in the checksum keeps what a file held before from being taken
-// for a part of the segment.
+// for a part of the segment. The tag is there to find records by, among what else
+// there may be.
 const (
-	headerSize = 13
+	headerSize = 16
+	tagAt      = 12
 
 	maxPayload = 1 << 30
 )
@@ -38,6 +41,12 @@ const (
 var errRecord = errors.New("malformed record")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// tagOf returns the tag of a segment.
+func tagOf(segment uint64) (tag [3]byte) {
+	sum := checksum(segment, nil)
+	return [3]byte{byte(sum), byte(sum >> 8), byte(sum >> 16)}
+}
 
 func checksum(segment uint64, b []byte) uint32 {
 	var seed [8]byte
@@ -58,7 +67,7 @@ func decodeHeader(b []byte) header {
 		checksum: binary.LittleEndian.Uint32(b),
 		size:     binary.LittleEndian.Uint32(b[4:]),
 		synced:   binary.LittleEndian.Uint32(b[8:]),
-		kind:     kind(b[12]),
+		kind:     kind(b[headerSize-1]),
 	}
 }
 
@@ -71,12 +80,14 @@ func (h header) plausible(space int64) bool {
 // beginRecord appends room for a header; endRecord fills it in when the payload is
 // there.
 func beginRecord(b []byte, k kind) []byte {
-	return append(b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, byte(k))
+	return append(b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, byte(k))
 }
 
 func endRecord(record []byte, segment uint64, synced int64) {
 	binary.LittleEndian.PutUint32(record[4:], uint32(len(record)-headerSize))
 	binary.LittleEndian.PutUint32(record[8:], uint32(synced))
+	tag := tagOf(segment)
+	copy(record[tagAt:], tag[:])
 	binary.LittleEndian.PutUint32(record, checksum(segment, record[4:]))
 }
 

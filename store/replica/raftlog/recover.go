@@ -2,6 +2,7 @@ package raftlog
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -153,23 +154,28 @@ func (s *segment) next(in *bufio.Reader, space int64, record *[]byte) (h header,
 // damaged was on the disk.
 func (s *segment) checkTail(end, size int64) error {
 	const window = 1 << 20
+	tag := tagOf(s.number)
 	var record []byte
-	for at := end; at < size; at += window {
-		b := make([]byte, min(size-at, window+headerSize))
-		if err := readFull(s.r, b, at); err != nil {
+	for from := end; from < size; from += window {
+		b := make([]byte, min(size-from, window+headerSize))
+		if err := readFull(s.r, b, from); err != nil {
 			return err
 		}
-		for i := range min(len(b)-headerSize+1, window) {
-			h := decodeHeader(b[i:])
-			if int64(h.synced) <= end || !h.plausible(size-at-int64(i)) {
+		for i := 0; ; i++ {
+			next := bytes.Index(b[min(i+tagAt, len(b)):], tag[:])
+			if i += next; next < 0 || i+headerSize > len(b) {
+				break
+			}
+			at, h := from+int64(i), decodeHeader(b[i:])
+			if int64(h.synced) <= end || !h.plausible(size-at) {
 				continue
 			}
 			record = slices.Grow(record[:0], headerSize+int(h.size))[:headerSize+int(h.size)]
-			if err := readFull(s.r, record, at+int64(i)); err != nil {
+			if err := readFull(s.r, record, at); err != nil {
 				return err
 			}
 			if checksum(s.number, record[4:]) == h.checksum {
-				return fmt.Errorf("damaged at offset %d: a later record is at %d", end, at+int64(i))
+				return fmt.Errorf("damaged at offset %d: a later record is at %d", end, at)
 			}
 		}
 	}

@@ -1,7 +1,7 @@
 package raftlog
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,11 +21,10 @@ type segment struct {
 	r      vfs.File
 
 	// Of the segment that is written to.
-	w        vfs.File // syncs with fdatasync where there is one
-	file     vfs.File // what w is made of, to be closed
-	synced   int64    // how much is on the disk
-	end      int64    // of the last record
-	reserved int64    // how much the file system has given; zeros behind end
+	w        *pageWriter
+	synced   int64 // how much is on the disk
+	end      int64 // of the last record
+	reserved int64 // how much the file system has given, in whole pages
 }
 
 const suffix = ".log"
@@ -54,17 +53,33 @@ func segments(fs vfs.FS, dir string) ([]uint64, error) {
 	return numbers, nil
 }
 
-// createSegment makes an empty segment.
-func createSegment(fs vfs.FS, dir string, number uint64) (*segment, error) {
+// createSegment makes an empty segment, of a file that is not needed any longer if
+// there is one.
+func createSegment(fs vfs.FS, dir string, number uint64, old string) (*segment, error) {
 	path := fs.PathJoin(dir, segmentName(number))
-	f, err := fs.Create(path)
+	create := func() (vfs.File, error) { return fs.Create(path) }
+	if old != "" {
+		create = func() (vfs.File, error) { return fs.ReuseForWrite(fs.PathJoin(dir, old), path) }
+	}
+	f, err := create()
 	if err != nil {
 		return nil, err
 	}
 	s := &segment{number: number}
-	s.writeTo(f)
 	if s.r, err = fs.Open(path); err != nil {
 		return nil, errors.Join(err, f.Close())
+	}
+	if s.w, err = newPageWriter(f, s.r, 0); err != nil {
+		return nil, errors.Join(err, s.close(), f.Close())
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.reserved = pageFloor(info.Size())
+	// The name must be the new one for certain before the contents are.
+	if err := syncDir(fs, dir); err != nil {
+		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
 }
@@ -76,10 +91,6 @@ func openSegment(fs vfs.FS, dir string, number uint64) (*segment, error) {
 		return nil, err
 	}
 	return &segment{number: number, r: f}, nil
-}
-
-func (s *segment) writeTo(f vfs.File) {
-	s.file, s.w = f, vfs.NewSyncingFile(f, vfs.SyncingFileOptions{})
 }
 
 // resume makes a segment ready to be written to behind end. What stands there is
@@ -96,53 +107,52 @@ func (s *segment) resume(fs vfs.FS, dir string, end int64) error {
 	if err != nil {
 		return err
 	}
-	s.writeTo(f)
-	s.end, s.reserved = end, info.Size()
-	dirty, err := holdsData(s.r, end, s.reserved)
+	w, err := newPageWriter(f, s.r, end)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	s.w, s.end = w, end
+	s.reserved = max(pageFloor(info.Size()), pageCeil(end))
+	dirty, err := lastByte(s.r, end, info.Size())
 	if err != nil {
 		return err
 	}
-	for at := end; dirty && at < s.reserved; at += int64(len(zeros)) {
-		n := min(s.reserved-at, int64(len(zeros)))
-		if _, err := s.w.WriteAt(zeros[:n], at); err != nil {
+	if dirty > end {
+		if err := w.append(nil); err != nil { // the rest of the last page
+			return err
+		}
+		if _, err := w.zero(pageCeil(end), pageCeil(dirty)); err != nil {
 			return err
 		}
 	}
 	return s.sync()
 }
 
-// holdsData tells whether there is anything but zeros in a part of a file.
-func holdsData(r io.ReaderAt, from, to int64) (bool, error) {
-	in := bufio.NewReaderSize(io.NewSectionReader(r, from, to-from), 64<<10)
-	for {
-		switch b, err := in.ReadByte(); {
-		case errors.Is(err, io.EOF):
-			return false, nil
-		case err != nil:
-			return false, err
-		case b != 0:
-			return true, nil
+// lastByte returns the end of what is not zero in a part of a file, from if there
+// is nothing.
+func lastByte(r io.ReaderAt, from, to int64) (end int64, err error) {
+	b := make([]byte, len(zeros))
+	end = from
+	for at := from; at < to; at += int64(len(b)) {
+		b = b[:min(to-at, int64(len(b)))]
+		if err := readFull(r, b, at); err != nil {
+			return 0, err
+		}
+		if !bytes.Equal(b, zeros[:len(b)]) {
+			end = at + int64(len(bytes.TrimRight(b, "\x00")))
 		}
 	}
+	return end, nil
 }
-
-var zeros [64 << 10]byte
 
 // reserve sees to it that the next size bytes have their place on the disk, so
 // that syncing them need not write anything but them: that takes half the time.
 // The file grows by step at a time.
-func (s *segment) reserve(size, step int64) error {
-	for s.reserved < s.end+size {
-		to := s.reserved + step
-		for s.reserved < to {
-			n, err := s.w.WriteAt(zeros[:min(to-s.reserved, int64(len(zeros)))], s.reserved)
-			s.reserved += int64(n)
-			if err != nil {
-				return err
-			}
-		}
+func (s *segment) reserve(size, step int64) (err error) {
+	for err == nil && s.reserved < s.end+size {
+		s.reserved, err = s.w.zero(s.reserved, s.reserved+pageCeil(step))
 	}
-	return nil
+	return err
 }
 
 func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
@@ -150,7 +160,7 @@ func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is
 // write appends records, for which there must be room.
 func (s *segment) write(records []byte) (at int64, err error) {
 	at = s.end
-	if _, err := s.w.WriteAt(records, at); err != nil {
+	if err := s.w.append(records); err != nil {
 		return 0, err
 	}
 	s.end += int64(len(records))
@@ -158,10 +168,7 @@ func (s *segment) write(records []byte) (at int64, err error) {
 }
 
 func (s *segment) sync() error {
-	err := s.w.Sync()
-	for errors.Is(err, syscall.EINTR) {
-		err = s.w.Sync()
-	}
+	err := s.w.sync()
 	if err == nil {
 		s.synced = s.end
 	}
@@ -170,9 +177,9 @@ func (s *segment) sync() error {
 
 // seal ends the writing.
 func (s *segment) seal() error {
-	f := s.file
-	s.file, s.w = nil, nil
-	return f.Close()
+	w := s.w
+	s.w = nil
+	return w.close()
 }
 
 func (s *segment) close() error {
