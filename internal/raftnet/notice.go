@@ -31,7 +31,7 @@ func overtakes(messages []pb.Message, notice *pb.Message) bool {
 	for i := range messages {
 		m := &messages[i]
 		if m.Type == pb.Replicate && m.To == notice.To && m.ShardID == notice.ShardID &&
-			m.Term >= notice.Term && m.Commit >= notice.Commit {
+			m.Term >= notice.Term && m.LogIndex >= notice.LogIndex && m.Commit >= notice.Commit {
 			return true
 		}
 	}

@@ -333,10 +333,10 @@ func (t *transport) dial(ctx context.Context, target string, kind byte) (*conn, 
 
 // Close implements raftio.IConnection.
 func (c *conn) Close() {
+	c.Conn.Close() // which ends a write that has mu
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.notices.take()
-	c.Conn.Close()
 }
 
 // SendMessageBatch implements raftio.IConnection.

@@ -98,9 +98,8 @@ func groupID(members map[string]string) uint64 {
 	return max(2, h.Sum64()) // 0 and 1 mean to Dragonboat that there is none
 }
 
-// startHost starts the replica. It returns before the replica has a leader. full is
-// called when the log waits for room on the disk.
-func startHost(dir *directory, opts Options, full func(), create sm.CreateConcurrentStateMachineFunc) (h *host, err error) {
+// startHost starts the replica. It returns before the replica has a leader.
+func startHost(dir *directory, opts Options, space *space, create sm.CreateConcurrentStateMachineFunc) (h *host, err error) {
 	silence()
 	defer func() {
 		if r := recover(); r != nil {
@@ -142,7 +141,7 @@ func startHost(dir *directory, opts Options, full func(), create sm.CreateConcur
 	nhc.Expert.Engine = config.EngineConfig{
 		ExecShards: engineShards, CommitShards: 1, ApplyShards: 1, SnapshotShards: 2, CloseShards: 1,
 	}
-	nhc.Expert.LogDBFactory = raftlog.Factory{Full: full}
+	nhc.Expert.LogDBFactory = raftlog.Factory{Full: space.exhausted, Opened: space.log.Store}
 	nhc.Expert.LogDB = config.GetTinyMemLogDBConfig() // of which but the shards are looked at
 	nhc.Expert.LogDB.Shards = engineShards
 

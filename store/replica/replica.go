@@ -130,7 +130,7 @@ func Open(opts Options) (*Store, error) {
 	}
 	s.Writes = ops.New(s.batcher.do)
 	s.init(opts)
-	s.host, err = startHost(dir, opts, s.batcher.space.exhausted, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
+	s.host, err = startHost(dir, opts, &s.batcher.space, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
 	if err != nil {
 		dir.undo()
 		dir.close()

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"dkv/store/engine"
+	"dkv/store/replica/raftlog"
 )
 
 const (
@@ -27,6 +28,7 @@ const (
 type space struct {
 	free func() (bytes int64, err error)
 	size func() int64 // of the state
+	log  atomic.Pointer[raftlog.Log]
 
 	isLow   atomic.Bool
 	began   time.Time
@@ -60,9 +62,20 @@ func (s *space) look() {
 }
 
 func (s *space) check() {
-	free, err := s.free()
 	waited := s.now()-s.waited.Load() < int64(spaceWait)
-	s.isLow.Store(waited || err == nil && free < spaceKept+s.size())
+	s.isLow.Store(waited || !s.has(spaceKept+s.size()))
+}
+
+// has tells whether so many bytes are free, if need be after the log has given back
+// what it keeps for later. Where nobody knows, it says so, too.
+func (s *space) has(bytes int64) bool {
+	free, err := s.free()
+	if err == nil && free < bytes {
+		if l := s.log.Load(); l != nil && l.Release() {
+			free, err = s.free()
+		}
+	}
+	return err != nil || free >= bytes
 }
 
 // exhausted is called when the log waits for room, at least every spaceWait.
@@ -72,10 +85,7 @@ func (s *space) exhausted() {
 }
 
 // forSnapshot tells whether a snapshot has room. Where nobody knows, it may try.
-func (s *space) forSnapshot() bool {
-	free, err := s.free()
-	return err != nil || free >= spaceKept/4+s.size()
-}
+func (s *space) forSnapshot() bool { return s.has(spaceKept/4 + s.size()) }
 
 // frees tells whether an operation needs no room but for a moment. It is let in
 // even if there is little: it is how a user makes room.

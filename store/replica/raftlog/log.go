@@ -37,6 +37,9 @@ type Factory struct {
 	// Full is called when there is no room on the disk for what must be
 	// written, again and again while that is so. It must not block.
 	Full func()
+
+	// Opened is called with the log.
+	Opened func(*Log)
 }
 
 var _ config.LogDBFactory = Factory{}
@@ -47,7 +50,14 @@ func (Factory) Name() string { return Name }
 // Create implements config.LogDBFactory.
 func (f Factory) Create(nhc config.NodeHostConfig, _ config.LogDBCallback, dirs, _ []string) (raftio.ILogDB, error) {
 	fs := nhc.Expert.FS
-	return open(fs, fs.PathJoin(dirs[0], directory), f)
+	l, err := open(fs, fs.PathJoin(dirs[0], directory), f)
+	if err != nil {
+		return nil, err
+	}
+	if f.Opened != nil {
+		f.Opened(l)
+	}
+	return l, nil
 }
 
 // Log is the log of one replica. Its methods are those of raftio.ILogDB, whose
@@ -56,6 +66,7 @@ type Log struct {
 	fs      vfs.FS
 	dir     string
 	factory Factory
+	spares  *spares
 
 	// writing is held by who appends, also while that is synced to the disk. It
 	// is taken before mu.
@@ -64,8 +75,7 @@ type Log struct {
 		meta
 		failed  error // of a write: what is on the disk is not certain any longer
 		closed  bool
-		records []byte   // reused
-		spares  []string // files that were segments
+		records []byte // reused
 	}
 
 	// mu guards what readers need. Files are closed under it.
@@ -88,8 +98,8 @@ func open(fs vfs.FS, dir string, f Factory) (*Log, error) {
 	if err := makeDir(fs, dir); err != nil {
 		return nil, err
 	}
-	var err error
-	if l.writing.spares, err = spares(fs, dir); err != nil {
+	l.spares = &spares{fs: fs, dir: dir, size: f.SegmentSize}
+	if err := l.spares.find(); err != nil {
 		return nil, err
 	}
 	rec, err := recoverSegments(fs, dir)
@@ -106,7 +116,11 @@ func open(fs vfs.FS, dir string, f Factory) (*Log, error) {
 			err = syncDir(fs, dir) // the segment's name may be new
 		}
 	} else {
-		err = l.rotate()
+		// What was spared may have been a segment with the number that is the
+		// first one's now.
+		if _, err = l.spares.release(); err == nil {
+			err = l.rotate()
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.closeFiles())
@@ -329,7 +343,14 @@ func (l *Log) put(s *segment, record []byte) (at int64, err error) {
 	return at, s.sync()
 }
 
-// wait tries again while the disk is full. The replica stands still meanwhile, as
+// Release gives back to the disk what is kept there for later, and tells whether
+// there was any.
+func (l *Log) Release() (some bool) {
+	some, err := l.spares.release()
+	return some && err == nil
+}
+
+// wait tries again while the disk is full, first without what is kept for later. The replica stands still meanwhile, as
 // if it had failed, which the others can bear; it must not go on without what it
 // was to write. Before there is a replica, there is nothing to wait for.
 func (l *Log) wait(try func() error) error {
@@ -338,10 +359,9 @@ func (l *Log) wait(try func() error) error {
 		if !isFull(err) {
 			return err
 		}
-		if spare := l.takeSpare(); spare != "" {
-			if err := l.fs.Remove(l.fs.PathJoin(l.dir, spare)); err != nil {
-				return err
-			}
+		if some, err := l.spares.release(); err != nil {
+			return err
+		} else if some {
 			continue
 		}
 		if l.writing.bootstrap == nil {
@@ -368,11 +388,15 @@ func (l *Log) rotate() error {
 	}
 	var s *segment
 	err := l.wait(func() (err error) {
-		s, err = createSegment(l.fs, l.dir, number, l.takeSpare())
+		s, err = createSegment(l.fs, l.dir, number, l.spares.take())
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	// The file's name must be the new one for certain before its contents are.
+	if err := syncDir(l.fs, l.dir); err != nil {
+		return errors.Join(err, s.close())
 	}
 	l.mu.Lock()
 	l.mu.segments = append(l.mu.segments, s)
@@ -568,7 +592,7 @@ func (l *Log) removeSegments() error {
 			break
 		}
 		l.mu.segments = l.mu.segments[1:]
-		if err := errors.Join(s.close(), l.dropFile(segmentName(s.number))); err != nil {
+		if err := errors.Join(s.close(), l.spares.put(segmentName(s.number))); err != nil {
 			return err
 		}
 	}
@@ -585,7 +609,9 @@ func (l *Log) RemoveNodeData(shardID, replicaID uint64) error {
 	if err := l.setMetaLocked(meta{cut: true}); err != nil {
 		return err
 	}
-	return l.removeSegments()
+	err := l.removeSegments()
+	_, errSpares := l.spares.release()
+	return errors.Join(err, errSpares)
 }
 
 // ImportSnapshot implements raftio.ILogDB: the replica begins anew with the

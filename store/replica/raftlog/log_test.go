@@ -317,10 +317,10 @@ func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 					t.Fatal(err)
 				}
 				rotations = max(rotations, len(l.mu.segments))
-				if len(l.writing.spares) < spares {
+				if len(l.spares.names) < spares {
 					reused++
 				}
-				spares = len(l.writing.spares)
+				spares = len(l.spares.names)
 			},
 		})
 	})

@@ -42,7 +42,10 @@ func newPageWriter(raw vfs.File, r io.ReaderAt, end int64) (*pageWriter, error) 
 		at:   pageFloor(end),
 	}
 	w.used = int(end - w.at)
-	return w, readFull(r, w.buf[:w.used], w.at)
+	if err := readFull(r, w.buf[:w.used], w.at); err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 func pageFloor(n int64) int64 { return n &^ (pageSize - 1) }

@@ -46,10 +46,11 @@ func recoverSegments(fs vfs.FS, dir string) (_ *recovery, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", segmentName(number), err)
 		}
-		if c == nil { // it was not finished when the program ended
-			if len(contents) > 0 {
+		if c == nil {
+			if i < len(numbers)-1 {
 				return nil, fmt.Errorf("%s has no head", segmentName(number))
 			}
+			// It was not finished when the program ended.
 			rec.segments = rec.segments[:0]
 			if err := errors.Join(s.close(), fs.Remove(fs.PathJoin(dir, segmentName(number)))); err != nil {
 				return nil, err

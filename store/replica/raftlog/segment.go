@@ -53,19 +53,19 @@ func segments(fs vfs.FS, dir string) ([]uint64, error) {
 	return numbers, nil
 }
 
-// createSegment makes an empty segment, of a file that is not needed any longer if
-// there is one.
-func createSegment(fs vfs.FS, dir string, number uint64, old string) (*segment, error) {
+// createSegment makes an empty segment, of a spare if there is one.
+func createSegment(fs vfs.FS, dir string, number uint64, spare string) (s *segment, err error) {
 	path := fs.PathJoin(dir, segmentName(number))
-	create := func() (vfs.File, error) { return fs.Create(path) }
-	if old != "" {
-		create = func() (vfs.File, error) { return fs.ReuseForWrite(fs.PathJoin(dir, old), path) }
+	var f vfs.File
+	if spare == "" {
+		f, err = fs.Create(path)
+	} else if f, err = fs.ReuseForWrite(spare, path); err != nil {
+		_ = fs.Remove(spare)
 	}
-	f, err := create()
 	if err != nil {
 		return nil, err
 	}
-	s := &segment{number: number}
+	s = &segment{number: number}
 	if s.r, err = fs.Open(path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -77,10 +77,6 @@ func createSegment(fs vfs.FS, dir string, number uint64, old string) (*segment, 
 		return nil, errors.Join(err, s.close())
 	}
 	s.reserved = pageFloor(info.Size())
-	// The name must be the new one for certain before the contents are.
-	if err := syncDir(fs, dir); err != nil {
-		return nil, errors.Join(err, s.close())
-	}
 	return s, nil
 }
 
@@ -93,9 +89,9 @@ func openSegment(fs vfs.FS, dir string, number uint64) (*segment, error) {
 	return &segment{number: number, r: f}, nil
 }
 
-// resume makes a segment ready to be written to behind end. What stands there is
-// what a crash has left of records; it must not be taken for one later, so it is
-// wiped. What was read before may be in the operating system's memory alone:
+// resume makes a segment ready to be written to behind end. What stands there may
+// be what a crash has left of records; it must not be taken for one later, so it is
+// wiped, with what the file held when it was another segment. What was read before may be in the operating system's memory alone:
 // nobody may build on it until it is on the disk.
 func (s *segment) resume(fs vfs.FS, dir string, end int64) error {
 	info, err := s.r.Stat()
