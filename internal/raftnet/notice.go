@@ -38,7 +38,7 @@ func overtakes(messages []pb.Message, notice *pb.Message) bool {
 	return false
 }
 
-// notices holds the notice that waits on a connection.
+// notices holds the notice that waits for a peer.
 type notices struct {
 	wait  time.Duration   // noticeWait, but in tests
 	batch pb.MessageBatch // whose only message it is; no message if there is none

@@ -8,17 +8,17 @@ import (
 	pb "github.com/lni/dragonboat/v4/raftpb"
 )
 
-func connect(t *testing.T, from, to *transport) *conn {
+func connect(t *testing.T, from, to *transport) *peer {
 	t.Helper()
 	c, err := from.GetConnection(context.Background(), to.addr())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return c.(*conn)
+	return c.(*peer)
 }
 
-func send(t *testing.T, c *conn, messages ...pb.Message) {
+func send(t *testing.T, c *peer, messages ...pb.Message) {
 	t.Helper()
 	if err := c.SendMessageBatch(pb.MessageBatch{DeploymentId: group, Requests: messages}); err != nil {
 		t.Fatal(err)
@@ -60,6 +60,7 @@ func arrive(t *testing.T, r *received, want ...pb.Message) {
 
 func TestNoticesArriveUnlessTheyAreOvertaken(t *testing.T) {
 	heartbeat := pb.Message{Type: pb.Heartbeat, From: 1, To: 2, ShardID: 1, Term: 3, Commit: 5}
+	call := pb.Message{Type: pb.TimeoutNow, From: 1, To: 2, ShardID: 1, Term: 3}
 	other := entry(3, 7)
 	other.To = 3
 	for name, test := range map[string]struct{ sent, arrive []pb.Message }{
@@ -72,6 +73,7 @@ func TestNoticesArriveUnlessTheyAreOvertaken(t *testing.T) {
 		"nor by a notice that does":  {[]pb.Message{notice(5), notice(4)}, []pb.Message{notice(5), notice(4)}},
 		"nor by a heartbeat":         {[]pb.Message{notice(5), heartbeat}, []pb.Message{notice(5), heartbeat}},
 		"nor by another's entry":     {[]pb.Message{notice(5), other}, []pb.Message{notice(5), other}},
+		"nor by a call to lead":      {[]pb.Message{notice(5), call}, []pb.Message{notice(5), call}},
 		"again and again":            {[]pb.Message{notice(5), notice(6), entry(3, 6), notice(7), notice(8)}, []pb.Message{entry(3, 6), notice(8)}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,8 +5,8 @@
 // notice.go. Here is the way of a batch:
 //
 //  1. Dragonboat has a goroutine per peer that gathers messages and hands them to
-//     SendMessageBatch, which writes the frame. A batch of nothing but a notice
-//     waits there, for a millisecond at most.
+//     peer.SendMessageBatch, which connects if need be and writes the frame. A batch
+//     of nothing but a notice waits there, for a millisecond at most.
 //  2. At the other end a goroutine per connection reads the frame, checks it and
 //     hands the messages to Dragonboat, which queues them.
 //
@@ -45,7 +45,7 @@ const (
 	frameHeader = 8
 	maxFrame    = 160 << 20
 
-	dialTimeout     = 3 * time.Second
+	dialTimeout     = time.Second
 	preambleTimeout = 3 * time.Second
 	writeTimeout    = 10 * time.Second // at least half of it, see conn.write
 
@@ -294,36 +294,14 @@ func unmarshal(m pb.Unmarshaler, b []byte) (err error) {
 	return nil
 }
 
-// conn is a connection to a peer, a raftio.IConnection or ISnapshotConnection. It
-// is used by one goroutine at a time, beside which a notice's time may end.
-type conn struct {
-	net.Conn
-	proposers *proposers
-
-	mu       sync.Mutex
-	buf      []byte
-	deadline time.Time
-	notices  notices
-	failed   error // of a notice, which nobody else has been told
-}
-
-// GetConnection implements raftio.ITransport.
-func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
-	return t.dial(ctx, target, forMessages)
-}
-
-// GetSnapshotConnection implements raftio.ITransport.
-func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {
-	return t.dial(ctx, target, forSnapshot)
-}
-
+// dial connects to a peer and says what for.
 func (t *transport) dial(ctx context.Context, target string, kind byte) (*conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	nc, err := d.DialContext(ctx, "tcp", target)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc, proposers: &t.proposers, notices: notices{wait: noticeWait}}
+	c := &conn{Conn: nc}
 	if err := c.write(appendPreamble(nil, kind, t.group)); err != nil {
 		nc.Close()
 		return nil, err
@@ -331,43 +309,26 @@ func (t *transport) dial(ctx context.Context, target string, kind byte) (*conn, 
 	return c, nil
 }
 
-// Close implements raftio.IConnection.
-func (c *conn) Close() {
-	c.Conn.Close() // which ends a write that has mu
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.notices.take()
+// GetConnection implements raftio.ITransport.
+func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
+	return newPeer(ctx, t, target), nil
 }
 
-// SendMessageBatch implements raftio.IConnection.
-func (c *conn) SendMessageBatch(batch pb.MessageBatch) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failed != nil {
-		return c.failed
-	}
-	notice := c.notices.held()
-	overtaken := notice != nil && overtakes(batch.Requests, notice)
-	if m := batch.Requests; len(m) == 1 && isNotice(&m[0]) && (notice == nil || overtaken) && !c.proposers.has(m[0].To) {
-		c.notices.hold(batch, c.sendNotice)
-		return nil
-	}
-	if held := c.notices.take(); notice != nil && !overtaken {
-		batch.Requests = append(held.Requests[:1:1], batch.Requests...)
-	}
-	return c.send(&batch, batch.SizeUpperLimit())
+// GetSnapshotConnection implements raftio.ITransport.
+func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {
+	return t.dial(ctx, target, forSnapshot)
 }
 
-// sendNotice sends the notice that waits.
-func (c *conn) sendNotice() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if b := c.notices.take(); len(b.Requests) > 0 {
-		if c.failed = c.send(&b, b.SizeUpperLimit()); c.failed != nil {
-			c.Conn.Close()
-		}
-	}
+// conn is a connection to a peer. It is a raftio.ISnapshotConnection, and what a
+// peer sends its messages on.
+type conn struct {
+	net.Conn
+	buf      []byte
+	deadline time.Time
 }
+
+// Close implements raftio.ISnapshotConnection.
+func (c *conn) Close() { c.Conn.Close() }
 
 // SendChunk implements raftio.ISnapshotConnection.
 func (c *conn) SendChunk(chunk pb.Chunk) error { return c.send(&chunk, chunk.Size()) }

@@ -1,0 +1,112 @@
+package raftnet
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/lni/dragonboat/v4/config"
+	pb "github.com/lni/dragonboat/v4/raftpb"
+	"go.uber.org/goleak"
+)
+
+// startAt starts a transport that the test closes itself.
+func startAt(t *testing.T, address string) (*transport, *received) {
+	t.Helper()
+	r := &received{batches: make(chan pb.MessageBatch, 100)}
+	tr := Factory{}.Create(config.NodeHostConfig{RaftAddress: address, DeploymentID: group},
+		func(b pb.MessageBatch) { r.batches <- b }, nil).(*transport)
+	if err := tr.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return tr, r
+}
+
+func stop(t *testing.T, tr *transport) {
+	t.Helper()
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func ping(n uint64) pb.MessageBatch {
+	return pb.MessageBatch{DeploymentId: group, Requests: []pb.Message{{Type: pb.Heartbeat, From: 1, To: 2, Commit: n}}}
+}
+
+func TestPeerThatWasRestartedHearsTheNextMessage(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	sender, _ := startAt(t, "127.0.0.1:0")
+	defer stop(t, sender)
+	tr, r := startAt(t, "127.0.0.1:0")
+	address := tr.addr()
+	c := connect(t, sender, tr)
+	defer c.Close()
+	for n := range uint64(5) {
+		if err := c.SendMessageBatch(ping(n)); err != nil {
+			t.Fatal(n, err)
+		}
+		arrive(t, r, ping(n).Requests...)
+		stop(t, tr)
+		tr, r = startAt(t, address)
+		select {
+		case <-c.ended:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the end of the connection goes by unnoticed")
+		}
+	}
+	stop(t, tr)
+}
+
+func TestPeerThatIsDownIsToldOnceAndTriedAgain(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	sender, _ := startAt(t, "127.0.0.1:0")
+	defer stop(t, sender)
+	tr, r := startAt(t, "127.0.0.1:0")
+	address := tr.addr()
+	c := connect(t, sender, tr)
+	defer c.Close()
+	if err := c.SendMessageBatch(ping(1)); err != nil {
+		t.Fatal(err)
+	}
+	arrive(t, r, ping(1).Requests...)
+	stop(t, tr)
+	<-c.ended
+	if err := c.SendMessageBatch(ping(2)); err == nil {
+		t.Error("that the peer has become unreachable is not told")
+	}
+	for range 10 {
+		if err := c.SendMessageBatch(ping(3)); err != nil {
+			t.Fatal("told twice: ", err)
+		}
+		time.Sleep(redialEvery / 5)
+	}
+	tr, r = startAt(t, address)
+	defer func() { stop(t, tr) }()
+	time.Sleep(redialEvery)
+	if err := c.SendMessageBatch(ping(4)); err != nil {
+		t.Fatal(err)
+	}
+	arrive(t, r, ping(4).Requests...)
+
+	// One that is not there yet is as good as one that is down.
+	absent, _ := startAt(t, "127.0.0.1:0")
+	stop(t, absent)
+	p, err := sender.GetConnection(context.Background(), absent.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.SendMessageBatch(ping(5)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPeerIsClosedWhileANoticeWaits(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	tr, r := startAt(t, "127.0.0.1:0")
+	c := connect(t, tr, tr)
+	send(t, c, notice(5))
+	c.Close()
+	arrive(t, r)
+	stop(t, tr)
+}
