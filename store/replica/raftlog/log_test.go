@@ -324,6 +324,9 @@ func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 			},
 		})
 	})
+	if testing.Short() { // too few walks for all to be certain
+		return
+	}
 	if cuts == 0 || torn == 0 || rotations < 2 || installs == 0 || reused == 0 {
 		t.Errorf("%d power cuts, %d with something half written, %d segments, %d made of an old one, %d snapshots installed: not what was to be tested",
 			cuts, torn, rotations, reused, installs)
