@@ -88,7 +88,7 @@ func (p *proposers) note(messages []pb.Message) {
 	for i := range messages {
 		if m := &messages[i]; m.Type == pb.Propose {
 			p.mu.Lock()
-			if p.last == nil {
+			if p.last == nil || len(p.last) >= maxConns { // more than there can be members
 				p.last = make(map[uint64]time.Time)
 			}
 			p.last[m.From] = time.Now()

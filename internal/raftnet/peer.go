@@ -119,7 +119,9 @@ func (p *peer) send(batch *pb.MessageBatch) error {
 	return err
 }
 
-// connect makes a new connection. It does nothing if it has been tried just now.
+// connect makes a new connection. It does nothing if it has been tried just now. The
+// goroutine that listens for the connection's end ends with it, at the latest in
+// disconnect.
 func (p *peer) connect() error {
 	p.disconnect()
 	now := time.Now()

@@ -2,6 +2,7 @@ package raftnet
 
 import (
 	"context"
+	"net"
 	"testing"
 	"time"
 
@@ -29,18 +30,24 @@ func stop(t *testing.T, tr *transport) {
 	}
 }
 
+// pair starts two transports and connects the first with the second.
+func pair(t *testing.T) (sender, tr *transport, r *received, c *peer) {
+	t.Helper()
+	sender, _ = startAt(t, "127.0.0.1:0")
+	tr, r = startAt(t, "127.0.0.1:0")
+	return sender, tr, r, connect(t, sender, tr)
+}
+
 func ping(n uint64) pb.MessageBatch {
 	return pb.MessageBatch{DeploymentId: group, Requests: []pb.Message{{Type: pb.Heartbeat, From: 1, To: 2, Commit: n}}}
 }
 
 func TestPeerThatWasRestartedHearsTheNextMessage(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	sender, _ := startAt(t, "127.0.0.1:0")
+	sender, tr, r, c := pair(t)
 	defer stop(t, sender)
-	tr, r := startAt(t, "127.0.0.1:0")
-	address := tr.addr()
-	c := connect(t, sender, tr)
 	defer c.Close()
+	address := tr.addr()
 	for n := range uint64(5) {
 		if err := c.SendMessageBatch(ping(n)); err != nil {
 			t.Fatal(n, err)
@@ -59,12 +66,10 @@ func TestPeerThatWasRestartedHearsTheNextMessage(t *testing.T) {
 
 func TestPeerThatIsDownIsToldOnceAndTriedAgain(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	sender, _ := startAt(t, "127.0.0.1:0")
+	sender, tr, r, c := pair(t)
 	defer stop(t, sender)
-	tr, r := startAt(t, "127.0.0.1:0")
-	address := tr.addr()
-	c := connect(t, sender, tr)
 	defer c.Close()
+	address := tr.addr()
 	if err := c.SendMessageBatch(ping(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -109,4 +114,51 @@ func TestPeerIsClosedWhileANoticeWaits(t *testing.T) {
 	c.Close()
 	arrive(t, r)
 	stop(t, tr)
+}
+
+// TestCloseDoesNotWaitForAPeerThatTakesNothing sends to one that does not read.
+func TestCloseDoesNotWaitForAPeerThatTakesNothing(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	deaf, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	sender, _ := startAt(t, "127.0.0.1:0")
+	defer stop(t, sender)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	p, err := sender.GetConnection(ctx, deaf.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent, ended := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer p.Close()
+		large := ping(1)
+		large.Requests[0].Entries = []pb.Entry{{Cmd: make([]byte, 8<<20)}}
+		for p.SendMessageBatch(large) == nil && ctx.Err() == nil {
+			select {
+			case sent <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	// Until nothing more goes out.
+	for stuck := false; !stuck; {
+		select {
+		case <-sent:
+		case <-time.After(300 * time.Millisecond):
+			stuck = true
+		}
+	}
+	began := time.Now()
+	cancel()
+	select {
+	case <-ended:
+	case <-time.After(writeTimeout / 4):
+		t.Errorf("it waits for more than %v", time.Since(began))
+		<-ended
+	}
 }

@@ -294,16 +294,17 @@ func unmarshal(m pb.Unmarshaler, b []byte) (err error) {
 	return nil
 }
 
-// dial connects to a peer and says what for.
+// dial connects to a peer and says what for. When ctx ends the connection does, so
+// that nobody who is to be closed waits for a peer that takes nothing.
 func (t *transport) dial(ctx context.Context, target string, kind byte) (*conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	nc, err := d.DialContext(ctx, "tcp", target)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc}
+	c := &conn{Conn: nc, stop: context.AfterFunc(ctx, func() { nc.Close() })}
 	if err := c.write(appendPreamble(nil, kind, t.group)); err != nil {
-		nc.Close()
+		c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -323,12 +324,16 @@ func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (r
 // peer sends its messages on.
 type conn struct {
 	net.Conn
+	stop     func() bool // ends the watch for the end of the context
 	buf      []byte
 	deadline time.Time
 }
 
 // Close implements raftio.ISnapshotConnection.
-func (c *conn) Close() { c.Conn.Close() }
+func (c *conn) Close() {
+	c.stop()
+	c.Conn.Close()
+}
 
 // SendChunk implements raftio.ISnapshotConnection.
 func (c *conn) SendChunk(chunk pb.Chunk) error { return c.send(&chunk, chunk.Size()) }

@@ -134,7 +134,7 @@ func snapshotAt(index, term uint64) pb.Snapshot {
 func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 	t.Parallel()
 	var cuts, torn, rotations, installs, reused int
-	rapid.Check(t, func(t *rapid.T) {
+	walk := func(t *rapid.T) {
 		disk := powerdisk.New()
 		size := rapid.SampledFrom([]int64{600, 3000, 20_000}).Draw(t, "segment size")
 		l, err := openLog(disk, size)
@@ -323,11 +323,15 @@ func TestLogHoldsWhatWasSavedWhateverFails(t *testing.T) {
 				spares = len(l.spares.names)
 			},
 		})
-	})
-	if testing.Short() { // too few walks for all to be certain
-		return
 	}
-	if cuts == 0 || torn == 0 || rotations < 2 || installs == 0 || reused == 0 {
+	// In short form the walks are few: more of them, until they have met everything.
+	met := func() bool { return cuts > 0 && torn > 0 && rotations > 1 && installs > 0 && reused > 0 }
+	for range 30 {
+		if rapid.Check(t, walk); met() || t.Failed() {
+			break
+		}
+	}
+	if !met() {
 		t.Errorf("%d power cuts, %d with something half written, %d segments, %d made of an old one, %d snapshots installed: not what was to be tested",
 			cuts, torn, rotations, reused, installs)
 	}
