@@ -2,67 +2,125 @@ package maple
 
 import (
 	"bytes"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"dkv/store/engine"
 )
 
-// Apply does one operation. It copies key and value. One that sets a value is not
-// done if that makes the state larger than limit, unless limit is 0.
+// Apply does one operation. It copies keys and values. One that makes the state
+// larger than limit is not done, unless limit is 0.
 func (db *DB) Apply(op *engine.Op, limit int64) engine.Result {
+	if op.Kind == engine.Transact {
+		return db.transact(op.Txn, limit)
+	}
 	sp := &db.spaces[op.Space]
 	var now int64
 	if db.clock == nil || op.ExpireIn != 0 || op.DeleteIn != 0 {
 		now = db.now()
 	}
-	var next *record
+	var fresh *record
 	switch op.Kind {
-	case engine.SetIfUnset:
-		// To find it set, which is what most that ask find, takes no lock.
-		if r := sp.load(op.Key); r != nil && !r.isDeleted(db.reading(now, r)) {
-			return engine.Result{}
+	case engine.SetIfUnset, engine.SetIfRevision:
+		// To find that it is not to be set, which is what most find who ask,
+		// takes no lock.
+		if done, res := db.condition(op, sp.load(op.Key), now); !done {
+			return res
 		}
 		fallthrough
 	case engine.Set:
-		var d deadlines
-		next = newRecord(live, op.Key, op.Value, db.begin(&d, now, op.ExpireIn, op.DeleteIn), nil)
-	case engine.Expire, engine.Delete, engine.CompareAndDelete:
-	default:
-		panic("maple: unknown kind of operation")
+		fresh = db.record(op, now)
 	}
-
 	l := sp.table.lock(op.Key)
 	defer l.unlock()
-	old := l.rec
+	next, res := db.become(op, l.rec, fresh, now)
+	switch {
+	case !res.Done:
+		return res
+	case !db.resize(next.size()-l.rec.size(), limit):
+		return engine.Result{Refusal: engine.Full}
+	}
+	res.Revision = db.replace(op.Space, &l, next)
+	return res
+}
+
+// become returns the version that op makes of the version old of its key, nil if it
+// removes the key, and what op has then done. For one that sets a value, it is
+// fresh, if that is not nil.
+func (db *DB) become(op *engine.Op, old, fresh *record, now int64) (next *record, res engine.Result) {
+	if old != nil {
+		now = db.reading(now, old)
+	}
+	done, res := db.condition(op, old, now)
+	if !done {
+		return nil, res
+	}
+	res.Done = true
+	switch op.Kind {
+	case engine.Set, engine.SetIfUnset, engine.SetIfRevision:
+		if fresh == nil {
+			fresh = db.record(op, now)
+		}
+		return fresh, res
+	case engine.Expire:
+		return old.afterExpire(), res
+	case engine.RenewIfValue:
+		var d deadlines
+		p := past{written: old.written()}
+		return newRecord(live, op.Key, op.Value, db.begin(&d, now, op.ExpireIn, op.DeleteIn), &p), res
+	case engine.Add:
+		var value []byte
+		hasValue := old != nil && !old.isExpired(now)
+		if hasValue {
+			value = old.value()
+		}
+		sum, why := engine.Sum(value, hasValue, op.Delta)
+		if why != engine.NotRefused {
+			return nil, engine.Result{Refusal: why}
+		}
+		res.Number = sum
+		return old.afterAdd(op.Key, strconv.AppendInt(nil, sum, 10), now), res
+	}
+	return nil, res
+}
+
+// condition tells whether op has something to do with the version old of its key,
+// which may be nil, and if not, what it comes to.
+func (db *DB) condition(op *engine.Op, old *record, now int64) (done bool, res engine.Result) {
 	there, hasValue := old != nil, old != nil
 	if there {
 		now = db.reading(now, old)
 		there, hasValue = !old.isDeleted(now), !old.isExpired(now)
 	}
 	switch op.Kind {
+	case engine.Set, engine.Add:
+		return true, res
 	case engine.SetIfUnset:
-		if there {
-			return engine.Result{}
-		}
+		return !there, res
 	case engine.Expire:
-		if !there || !hasValue {
-			return engine.Result{}
-		}
-		next = old.afterExpire()
+		return hasValue, res
 	case engine.Delete:
-		if !there {
-			return engine.Result{}
+		return there, res
+	case engine.DeleteIfValue, engine.RenewIfValue:
+		return hasValue && bytes.Equal(old.value(), op.Value), res
+	case engine.SetIfRevision, engine.DeleteIfRevision:
+		var rev uint64
+		if there {
+			rev = old.written()
 		}
-	case engine.CompareAndDelete:
-		if !there || !hasValue || !bytes.Equal(old.value(), op.Value) {
-			return engine.Result{}
+		if rev != op.At || op.Kind == engine.DeleteIfRevision && !there {
+			return false, engine.Result{Revision: rev}
 		}
+		return true, res
 	}
-	if !db.resize(old, next, limit) {
-		return engine.Result{Full: true}
-	}
-	return engine.Result{Done: true, Revision: db.replace(op.Space, &l, next)}
+	panic("maple: unknown kind of operation")
+}
+
+// record makes the version that an operation sets.
+func (db *DB) record(op *engine.Op, now int64) *record {
+	var d deadlines
+	return newRecord(live, op.Key, op.Value, db.begin(&d, now, op.ExpireIn, op.DeleteIn), nil)
 }
 
 // reading is the time for a look at r: now if that has been read already. It
@@ -134,11 +192,29 @@ func (r *record) withoutValue(p past) *record {
 	return newRecord(expired, r.key(), nil, &left, &p)
 }
 
-// resize takes note of what becomes of the state's size when next supersedes old,
-// either of which may be nil. It returns false, and nothing has happened, if a
-// value that is set would take the size beyond limit.
-func (db *DB) resize(old, next *record, limit int64) bool {
-	growth := next.size() - old.size()
+// afterAdd is the version of r, which may be nil, that has the value instead. Of
+// its deadlines it has those that have not come.
+func (r *record) afterAdd(key string, value []byte, now int64) *record {
+	if r == nil || r.deadlines() == nil || r.isDeleted(now) {
+		return newRecord(live, key, value, nil, nil)
+	}
+	d := r.deadlines()
+	expire, delete := d.expire.Load(), d.delete.Load()
+	if r.isExpired(now) {
+		expire = delete
+	}
+	if expire == never {
+		return newRecord(live, key, value, nil, nil)
+	}
+	var left deadlines
+	left.expire.Store(expire)
+	left.delete.Store(delete)
+	return newRecord(live, key, value, &left, &past{since: r.since()})
+}
+
+// resize takes note of what becomes of the state's size. It returns false, and
+// nothing has happened, if it would grow beyond limit, unless limit is 0.
+func (db *DB) resize(growth, limit int64) bool {
 	if growth == 0 {
 		return true
 	}
@@ -168,47 +244,62 @@ func (db *DB) resize(old, next *record, limit int64) bool {
 // views, thus see changes in the order of their revisions, without a lock that
 // writers share.
 func (db *DB) replace(space engine.Space, l *locked, next *record) uint64 {
-	sp := &db.spaces[space]
-	old := l.rec
-	var keys, bytes int64
-	if old != nil && old.kind() != tombstone {
-		keys, bytes = -1, -int64(old.keyLen()+old.valueLen())
-	}
-	if next != nil {
-		keys, bytes = keys+1, bytes+int64(next.keyLen()+next.valueLen())
-	}
-	stale := moveReminder(old, next)
-
-	goes := next == nil
-	if goes {
-		next = newRecord(tombstone, old.key(), nil, nil, nil)
-	}
-	l.put(next)
-	if old == nil {
-		sp.order.insert(next.key(), l.place)
-	}
+	c := db.put(space, l, next)
 	rev := db.revision.Add(1)
-	atomic.StoreUint64(&next.rev, rev)
+	atomic.StoreUint64(&c.next.rev, rev)
+	db.finish(space, l, &c)
+	return rev
+}
 
-	kept := old != nil && db.keep(l, old)
-	if old != nil && old.kind() == tombstone {
+// change is a version that takes the place of another, which may be nil.
+type change struct {
+	old, next   *record
+	goes        bool // the key does: next is a tombstone
+	stale       bool // so is old's reminder
+	keys, bytes int64
+}
+
+// put puts next, or a tombstone if that is nil, in the place of the locked key's
+// newest version. What remains to be done is finish, once next has its revision.
+func (db *DB) put(space engine.Space, l *locked, next *record) change {
+	old := l.rec
+	c := change{old: old, next: next, goes: next == nil, stale: moveReminder(old, next)}
+	if old != nil && old.kind() != tombstone {
+		c.keys, c.bytes = -1, -int64(old.keyLen()+old.valueLen())
+	}
+	if c.goes {
+		c.next = newRecord(tombstone, old.key(), nil, nil, nil)
+	} else {
+		c.keys, c.bytes = c.keys+1, c.bytes+int64(next.keyLen()+next.valueLen())
+	}
+	l.put(c.next)
+	if old == nil {
+		db.spaces[space].order.insert(c.next.key(), l.place)
+	}
+	return c
+}
+
+// finish does what a change is followed by.
+func (db *DB) finish(space engine.Space, l *locked, c *change) {
+	sp := &db.spaces[space]
+	kept := c.old != nil && db.keep(l, c.old)
+	if c.old != nil && c.old.kind() == tombstone {
 		l.ghosts--
 	}
 	switch {
-	case goes && kept:
+	case c.goes && kept:
 		l.ghosts++
-	case goes:
-		sp.remove(l, next.key())
+	case c.goes:
+		sp.remove(l, c.next.key())
 	}
-	if stale {
+	if c.stale {
 		db.forget(l.place)
 	}
-	db.schedule(space, l.place, next)
-	if keys != 0 {
-		sp.keys.Add(keys)
+	db.schedule(space, l.place, c.next)
+	if c.keys != 0 {
+		sp.keys.Add(c.keys)
 	}
-	if bytes != 0 && space == engine.Keys {
-		db.bytes.Add(bytes)
+	if c.bytes != 0 && space == engine.Keys {
+		db.bytes.Add(c.bytes)
 	}
-	return rev
 }

@@ -352,7 +352,7 @@ func (db *DB) reap(r reminder, now int64) (done bool) {
 	if !old.isDeleted(now) {
 		after = old.afterDeadline()
 	}
-	db.resize(old, after, 0)
+	db.resize(after.size()-old.size(), 0)
 	db.replace(r.space, &l, after)
 	return true
 }

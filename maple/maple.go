@@ -23,7 +23,7 @@
 //
 // In the files: this one has the DB and its reads, record.go what a version of a
 // key is in memory, table.go the hash table, order.go the order of the keys,
-// apply.go the writes, expiry.go the carrying out of deadlines, tick.go time
+// apply.go the writes, transact.go transactions, expiry.go the carrying out of deadlines, tick.go time
 // without a clock, view.go views and old versions, scan.go the way through a view
 // in order, save.go and load.go the saved state, size.go what memory things are
 // reckoned to take.

@@ -28,8 +28,8 @@ func (p *parser) next() (engine.Space, *record, error) {
 	class := flags & deadlineClassBit
 	rev := f.Uvarint()
 	before := past{written: rev, since: rev}
-	hasExpired := flags&expiredFlag != 0
-	if hasExpired {
+	hasExpired, hasPast := flags&expiredFlag != 0, flags&pastFlag != 0
+	if hasPast {
 		before.written -= f.Uvarint()
 		before.since -= f.Uvarint()
 	}
@@ -43,7 +43,9 @@ func (p *parser) next() (engine.Space, *record, error) {
 	if f.Bad() || space >= engine.Spaces || len(suffix) == 0 ||
 		shared > uint64(len(p.key)) || shared+uint64(len(suffix)) > store.MaxKeySize ||
 		shared < uint64(len(p.key)) && suffix[0] == p.key[shared] ||
-		before.since == 0 || before.since > before.written || before.written > rev || rev > p.header.revision ||
+		before.since == 0 || before.since > rev || before.written == 0 || before.written > rev || rev > p.header.revision ||
+		hasExpired && (!hasPast || before.since == rev) ||
+		hasPast && !hasExpired && (before.since == rev) == (before.written == rev) ||
 		class != noDeadlines && (class != p.header.class(before.since) || expire == 0 || expire > delete || delete > never) ||
 		class > settled && (expire >= endless || delete >= endless && delete != never) ||
 		hasExpired && (len(value) > 0 || expire != delete) {
@@ -59,15 +61,21 @@ func (p *parser) next() (engine.Space, *record, error) {
 		d.expire.Store(p.deadline(class, int64(expire)))
 		d.delete.Store(p.deadline(class, int64(delete)))
 	}
-	var r *record
-	if hasExpired {
-		if before.written == rev {
-			before.written = 0
+	var kept *past
+	if hasPast {
+		kept = &before
+		if kept.written == rev {
+			kept.written = 0
 		}
-		r = newRecord(expired, key, nil, d, &before)
-	} else {
-		r = newRecord(live, key, value, d, nil)
+		if kept.since == rev {
+			kept.since = 0
+		}
 	}
+	kind := live
+	if hasExpired {
+		kind = expired
+	}
+	r := newRecord(kind, key, value, d, kept)
 	r.rev = rev
 	return space, r, nil
 }

@@ -31,13 +31,14 @@ const (
 	offsetShift = keyBits + valueBits
 	kindShift   = offsetShift + offsetBits
 	timedBit    = 1 << (kindShift + 2)
+	pastBit     = 1 << (kindShift + 3)
 )
 
 type kind uint64
 
 const (
 	live      kind = iota << kindShift // has a value, until it expires
-	expired                            // its value has gone; past is there
+	expired                            // its value has gone; has a past
 	tombstone                          // deleted; in the table only while a view needs what it supersedes
 	kindMask  = 3 << kindShift
 )
@@ -61,13 +62,16 @@ type deadlines struct {
 	remind atomic.Int64
 }
 
-// past is what is remembered of a value that has expired.
+// past is what a version that was made of the one before has kept of that: of a
+// value that has expired, of deadlines that were left alone, of an entry whose
+// revision was.
 type past struct {
 	// written is the revision of the last call that changed the key, 0 if it is
 	// the record's own: a deadline makes a version with a new revision, but the
 	// entry's stays.
 	written uint64
-	// since is the revision of the write that set the deadlines.
+	// since is the revision of the write that set the deadlines, 0 if it is the
+	// record's own.
 	since uint64
 }
 
@@ -75,8 +79,7 @@ type past struct {
 const never = 1<<63 - 1
 
 // newRecord makes a record; its rev is drawn later, see DB.replace. What is
-// at d and p is copied, if they are not nil; p is not nil for an expired record
-// and for no other.
+// at d and p is copied, if they are not nil.
 func newRecord(k kind, key string, value []byte, d *deadlines, p *past) *record {
 	offset := headerSize
 	meta := uint64(k) | uint64(len(value))<<keyBits | uint64(len(key))
@@ -86,6 +89,7 @@ func newRecord(k kind, key string, value []byte, d *deadlines, p *past) *record 
 	}
 	if p != nil {
 		offset += pastSize
+		meta |= pastBit
 	}
 	header := record{meta: meta | uint64(offset/8)<<offsetShift}
 
@@ -145,8 +149,11 @@ func (r *record) deadlines() *deadlines {
 	return (*deadlines)(unsafe.Add(unsafe.Pointer(r), headerSize))
 }
 
-// past is that of r, which is expired.
+// past is that of r, nil if it has none.
 func (r *record) past() *past {
+	if r.meta&pastBit == 0 {
+		return nil
+	}
 	return (*past)(unsafe.Add(unsafe.Pointer(r), r.offset()-pastSize))
 }
 
@@ -173,16 +180,16 @@ func (r *record) value() []byte {
 
 // written is the revision of the last call that changed the key.
 func (r *record) written() uint64 {
-	if r.kind() == expired && r.past().written != 0 {
-		return r.past().written
+	if p := r.past(); p != nil && p.written != 0 {
+		return p.written
 	}
 	return r.rev
 }
 
 // since is the revision of the write that set the deadlines.
 func (r *record) since() uint64 {
-	if r.kind() == expired {
-		return r.past().since
+	if p := r.past(); p != nil && p.since != 0 {
+		return p.since
 	}
 	return r.rev
 }

@@ -25,7 +25,7 @@ const (
 	blockEnd     = 'Z'
 
 	magic         = "dkv maple"
-	streamVersion = 2
+	streamVersion = 3
 
 	blockTarget = 128 << 10 // a block of entries is written when it is that long
 )
@@ -38,7 +38,8 @@ const (
 	fromNextTick     // they are durations in the open epoch
 	deadlineClassBit = 3
 	expiredFlag      = 1 << 2
-	spaceShift       = 3
+	pastFlag         = 1 << 3 // on one that has not expired, too
+	spaceShift       = 4
 )
 
 // Save writes the state that the view shows. It takes memory for a few blocks for
@@ -218,12 +219,15 @@ func (v *View) appendRecord(b []byte, space engine.Space, r *record, last string
 	if r.kind() == expired {
 		flags |= expiredFlag
 	}
+	hasPast := r.past() != nil
+	if hasPast {
+		flags |= pastFlag
+	}
 	b = append(b, flags)
 	b = binary.AppendUvarint(b, r.rev)
-	if r.kind() == expired {
-		p := r.past()
+	if hasPast {
 		b = binary.AppendUvarint(b, r.rev-r.written())
-		b = binary.AppendUvarint(b, r.rev-p.since)
+		b = binary.AppendUvarint(b, r.rev-r.since())
 	}
 	key := r.key()
 	shared := 0

@@ -12,14 +12,14 @@ const (
 )
 
 // size is the memory that r is reckoned to take: 0 for a tombstone, which is no
-// part of the state. The past of an expired record is not counted, so that no
-// value makes the state grow by going.
+// part of the state. A record's past is not counted, so that nothing grows by
+// going, nor by being renewed.
 func (r *record) size() int64 {
 	if r == nil || r.kind() == tombstone {
 		return 0
 	}
 	length := r.length()
-	if r.kind() == expired {
+	if r.past() != nil {
 		length -= int(pastSize)
 	}
 	n := tableShare + orderShare + allocated(length)

@@ -219,9 +219,16 @@ type locked struct {
 
 // lock locks the shard of key.
 func (t *table) lock(key string) locked {
-	l := locked{place: t.place(key)}
-	l.shard = &t.shards[l.place.shard]
-	l.lock()
+	p := t.place(key)
+	sh := &t.shards[p.shard]
+	sh.lock()
+	return sh.locked(p, key)
+}
+
+// locked is what lock returns for who has locked the shard of key already. It holds
+// until another key of the shard comes or goes.
+func (sh *shard) locked(p place, key string) locked {
+	l := locked{shard: sh, place: p}
 	if array := l.array.Load(); array != nil {
 		l.probe(*array)
 		if l.rec == nil && l.depth.Load() > 0 || l.rec != nil && l.rec.key() != key {

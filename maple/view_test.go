@@ -140,14 +140,14 @@ func TestWriteThatFitsIsNeverTurnedAwayForOneThatDoesNot(t *testing.T) {
 	large.Go(func() {
 		for !stop.Load() {
 			op := engine.Op{Kind: engine.Set, Key: "large", Value: make([]byte, limit)}
-			if res := db.Apply(&op, limit); !res.Full {
+			if res := db.Apply(&op, limit); res.Refusal != engine.Full {
 				t.Error("a write that does not fit is done")
 			}
 		}
 	})
 	for i := range 20_000 {
 		op := engine.Op{Kind: engine.Set, Key: fmt.Sprint(i % 100), Value: make([]byte, i%50)}
-		if res := db.Apply(&op, limit); res.Full {
+		if res := db.Apply(&op, limit); res.Refusal == engine.Full {
 			t.Error("a write that fits is turned away")
 			break
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -113,6 +114,19 @@ var (
 	// of log. Expire, Delete and the release of a lock are let in. Kind: not
 	// applied.
 	ErrDiskFull = sentinel(13, KindNotApplied, "dkv: disk full, not applied")
+
+	// ErrNotNumber is returned by Add for a key whose value is not a decimal
+	// number of 64 bits. Kind: final.
+	ErrNotNumber = sentinel(14, KindFinal, "dkv: not a number")
+
+	// ErrOutOfRange is returned by Add if the sum does not fit in 64 bits. Kind:
+	// final.
+	ErrOutOfRange = sentinel(15, KindFinal, "dkv: number out of range")
+
+	// ErrBadTxn is returned for a transaction with too many operations or bytes,
+	// one that writes a key twice, and one that would read more than MaxTxnRead.
+	// Kind: final.
+	ErrBadTxn = sentinel(16, KindFinal, "dkv: bad transaction")
 )
 
 var byCode = make(map[uint16]*Error)
@@ -159,4 +173,13 @@ func CheckWrite(key string, value []byte, expireIn, deleteIn time.Duration) erro
 		return ErrBadDuration
 	}
 	return CheckKey(key)
+}
+
+func badTxn(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrBadTxn}, args...)...)
+}
+
+// inTxn is the error of one condition or operation of a transaction.
+func inTxn(err error, what string, i int) error {
+	return fmt.Errorf("%w: %s %d of a transaction", err, what, i)
 }

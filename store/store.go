@@ -79,6 +79,31 @@ type Store interface {
 	// Delete removes key. It is no error if there is no such key.
 	Delete(ctx context.Context, key string) error
 
+	// CompareAndSet does what SetE does if the revision of key is rev; 0 stands
+	// for a key that is not there. It returns the revision of the change, or,
+	// if ok is false, the one that key has instead. That the value of a key
+	// expires by its deadline does not change its revision.
+	CompareAndSet(ctx context.Context, key string, rev Revision, value []byte, expireIn, deleteIn time.Duration) (now Revision, ok bool, err error)
+
+	// CompareAndDelete removes key if its revision is rev, which is not 0. It
+	// returns the revision of the change, or, if ok is false, the one that key
+	// has instead, 0 if it is not there.
+	CompareAndDelete(ctx context.Context, key string, rev Revision) (now Revision, ok bool, err error)
+
+	// Add adds delta to the number that key has as its value, in decimal, and
+	// returns the sum and the revision of the change. A key that is not there,
+	// or whose value has expired, counts from 0. Deadlines that have not come
+	// yet stay.
+	//
+	// Errors besides those of every write: ErrNotNumber, ErrOutOfRange.
+	Add(ctx context.Context, key string, delta int64) (sum int64, rev Revision, err error)
+
+	// Txn carries out a transaction: in one step, of which nobody sees a part.
+	//
+	// Errors besides those of every write: ErrBadTxn, ErrNotNumber,
+	// ErrOutOfRange; nothing has changed then.
+	Txn(ctx context.Context, t Txn) (TxnResult, error)
+
 	// Scan yields the entries of a range in the order of their keys. All are of
 	// one state, that of one instant between the call of the iterator and its
 	// first entry: what is written meanwhile does not change them. Keys whose

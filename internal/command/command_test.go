@@ -172,7 +172,7 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(appendBatch(Batch{Member: 1, Incarnation: 7, Slot: 2, Seq: 300, Limit: 1 << 30, Applied: 1 << 40, Ops: []engine.Op{
 		{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
-		{Kind: engine.CompareAndDelete, Space: engine.Locks, Key: "l", Value: []byte("owner")},
+		{Kind: engine.DeleteIfValue, Space: engine.Locks, Key: "l", Value: []byte("owner")},
 		{Kind: engine.Expire, Key: "e"},
 		{},
 	}, IDs: []once.ID{{}, {Client: 1, Nonce: 2, Seq: 400, Low: 3}, {}, {Nonce: 5}}}))

@@ -66,7 +66,7 @@ func (w Writes) AcquireLock(ctx context.Context, key string, id []byte, ttl time
 
 // ReleaseLock implements lock.Backend.
 func (w Writes) ReleaseLock(ctx context.Context, key string, id []byte) (bool, error) {
-	res, err := w.write(ctx, engine.Op{Kind: engine.CompareAndDelete, Space: engine.Locks, Key: key, Value: id})
+	res, err := w.write(ctx, engine.Op{Kind: engine.DeleteIfValue, Space: engine.Locks, Key: key, Value: id})
 	return res.Done, err
 }
 

@@ -13,7 +13,9 @@
 package engine
 
 import (
+	"bytes"
 	"io"
+	"strconv"
 	"time"
 
 	"dkv/store"
@@ -27,15 +29,45 @@ const (
 	SetIfUnset                       // the same, if the key is not there
 	Expire                           // makes the value go, the key stay
 	Delete                           // removes the key
-	CompareAndDelete                 // removes the key if its value is Value
+	DeleteIfValue                    // removes the key if its value is Value
+	SetIfRevision                    // Set, if the key's revision is At; 0: if it is not there
+	DeleteIfRevision                 // removes the key if its revision is At, and it is there
+	RenewIfValue                     // gives the key new deadlines if its value is Value; its revision stays
+	Add                              // adds Delta to the number that is the value, and leaves deadlines that have not come
+	Transact                         // does Txn
+	Get                              // reads the key; in a transaction only
 	Kinds                            // one more than the last
 )
 
 // HasValue tells whether an operation of that kind comes with a value.
-func (k Kind) HasValue() bool { return k == Set || k == SetIfUnset || k == CompareAndDelete }
+func (k Kind) HasValue() bool {
+	switch k {
+	case Set, SetIfUnset, SetIfRevision, DeleteIfValue, RenewIfValue:
+		return true
+	}
+	return false
+}
 
 // HasDeadlines tells whether an operation of that kind may come with durations.
-func (k Kind) HasDeadlines() bool { return k == Set || k == SetIfUnset }
+func (k Kind) HasDeadlines() bool {
+	switch k {
+	case Set, SetIfUnset, SetIfRevision, RenewIfValue:
+		return true
+	}
+	return false
+}
+
+// HasRevision tells whether an operation of that kind comes with a revision.
+func (k Kind) HasRevision() bool { return k == SetIfRevision || k == DeleteIfRevision }
+
+// Frees tells whether an operation of that kind never makes the state larger.
+func (k Kind) Frees() bool {
+	switch k {
+	case Expire, Delete, DeleteIfValue, DeleteIfRevision, RenewIfValue, Get:
+		return true
+	}
+	return false
+}
 
 // Space separates keys that must never meet. The numbers are part of the log
 // format.
@@ -47,23 +79,117 @@ const (
 	Spaces              // how many there are
 )
 
-// Op is one operation on one key.
+// Op is one operation, on one key unless it is a transaction.
 type Op struct {
 	Kind               Kind
 	Space              Space
 	Key                string
 	Value              []byte
 	ExpireIn, DeleteIn time.Duration // 0 = never
+	At                 uint64        // a revision
+	Delta              int64
+	Txn                *Txn // of Transact, which has none of the others
 }
 
-// Result is what an operation did: it changed the state if Done, was turned away
-// if Full, and otherwise found nothing to do. Refused is for stores to say, which
-// then have not had it applied: what they know of its client forbids it.
+// HasDeadlines tells whether the operation may leave a deadline behind.
+func (op *Op) HasDeadlines() bool {
+	if op.Kind != Transact {
+		return op.ExpireIn != 0 || op.DeleteIn != 0
+	}
+	for _, branch := range [][]Op{op.Txn.Then, op.Txn.Else} {
+		for i := range branch {
+			if branch[i].HasDeadlines() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Txn is a transaction: Then is done if all conditions hold, else Else, in one
+// atomic step. What a branch reads, and what its operations compare with, is the
+// state before it. No branch writes a key twice, and no transaction is part of
+// another.
+type Txn struct {
+	If         []Cond
+	Then, Else []Op
+}
+
+// Cond is a condition.
+type Cond struct {
+	Kind  CondKind
+	Space Space
+	Key   string
+	Value []byte
+	At    uint64
+}
+
+// CondKind is what a condition is about. The numbers are part of the log format.
+type CondKind uint8
+
+const (
+	RevisionIs CondKind = 1 + iota // the key's is At; 0: it is not there
+	Exists                         // the key is there, be its value expired or not
+	ValueIs                        // the key's is Value, and has not expired
+	CondKinds                      // one more than the last
+)
+
+// Holds tells whether the condition holds if its key is e, or is not there.
+func (c *Cond) Holds(e *store.Entry, there bool) bool {
+	switch c.Kind {
+	case RevisionIs:
+		return uint64(e.Revision) == c.At
+	case Exists:
+		return there
+	case ValueIs:
+		return there && !e.Expired && bytes.Equal(e.Value, c.Value)
+	}
+	panic("engine: unknown kind of condition")
+}
+
+// Result is what an operation did: it changed the state if Done, did not because
+// of a Refusal, and otherwise found nothing to do.
 type Result struct {
-	Revision uint64 // the revision of the change, if Done
+	// Revision is that of the change, if Done; that which the key has instead, 0
+	// if it is not there, of a SetIfRevision or DeleteIfRevision that is not.
+	Revision uint64
+	Number   int64            // the sum, of an Add that is Done
+	Txn      *store.TxnResult // of a Transact that is Done, which need not have changed anything; shared with the engine
+	Refusal  Refusal
 	Done     bool
-	Full     bool // it would have taken the state over its limit, and changed nothing
-	Refused  bool // no engine was asked
+}
+
+// Refusal is why an operation changed nothing that would have otherwise. The
+// numbers are part of the log format.
+type Refusal uint8
+
+const (
+	NotRefused Refusal = iota
+	Full               // it would have taken the state over its limit
+	Forgotten          // what the store knows of its client forbids it; for stores to say, no engine was asked
+	NotNumber          // the value to add to is not a number
+	OutOfRange         // the sum is not of 64 bits
+	ReadsMuch          // what a transaction reads is more than store.MaxTxnRead
+	Refusals           // one more than the last
+)
+
+// Sum is what Add makes of a value; there tells whether there is one.
+func Sum(value []byte, there bool, delta int64) (sum int64, why Refusal) {
+	const longest = len("-9223372036854775808")
+	var n int64
+	if there {
+		var err error
+		if len(value) > longest {
+			return 0, NotNumber
+		}
+		if n, err = strconv.ParseInt(string(value), 10, 64); err != nil {
+			return 0, NotNumber
+		}
+	}
+	if sum = n + delta; (sum > n) != (delta > 0) && delta != 0 {
+		return 0, OutOfRange
+	}
+	return sum, NotRefused
 }
 
 // Options says how an engine works. The zero value is an engine whose time only
@@ -105,9 +231,10 @@ type Engine interface {
 	// Entry returns key with all that is known of it.
 	Entry(space Space, key string) (store.Entry, bool)
 
-	// Apply does one operation, in one atomic step. It copies key and value. It
+	// Apply does one operation, in one atomic step. It copies keys and values. It
 	// does not do one that makes the Size of [store.Info] grow beyond limit,
-	// unless limit is 0.
+	// unless limit is 0. The changes of a transaction have revisions that follow
+	// each other, in the order of its operations.
 	Apply(op *Op, limit int64) Result
 
 	// Tick moves the time of an engine that has no clock by elapsed, and lets

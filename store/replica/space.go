@@ -91,5 +91,5 @@ func (s *space) forSnapshot() bool { return s.has(spaceKept/4 + s.size()) }
 // even if there is little: it is how a user makes room.
 func frees(op *engine.Op) bool {
 	enrols := op.Kind == 0 // a client of the network mode, who may be about to
-	return enrols || op.Kind == engine.Delete || op.Kind == engine.Expire || op.Kind == engine.CompareAndDelete
+	return enrols || op.Kind.Frees()
 }

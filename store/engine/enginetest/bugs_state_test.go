@@ -21,10 +21,10 @@ var operationBugs = []bug{
 			return b.naive.Apply(&op2, limit)
 		}
 	}},
-	{name: "CompareAndDeleteDeletesWhatBeginsSo", caughtBy: []string{byAnyWalk}, plant: func(b *broken) {
+	{name: "DeleteIfValueDeletesWhatBeginsSo", caughtBy: []string{byAnyWalk}, plant: func(b *broken) {
 		b.apply = func(op *engine.Op, limit int64) engine.Result {
 			op2 := *op
-			if v, ok := b.Get(op.Space, op.Key); ok && op.Kind == engine.CompareAndDelete && len(v) > 0 && len(op.Value) > 0 && v[0] == op.Value[0] {
+			if v, ok := b.Get(op.Space, op.Key); ok && op.Kind == engine.DeleteIfValue && len(v) > 0 && len(op.Value) > 0 && v[0] == op.Value[0] {
 				op2.Value = v
 			}
 			return b.naive.Apply(&op2, limit)
@@ -81,7 +81,7 @@ var operationBugs = []bug{
 	{name: "FullStateCannotShrink", caughtBy: []string{byAnyWalk}, plant: func(b *broken) {
 		b.apply = func(op *engine.Op, limit int64) engine.Result {
 			if limit > 0 && infoOf(b).Size > limit {
-				return engine.Result{Full: true}
+				return engine.Result{Refusal: engine.Full}
 			}
 			return b.naive.Apply(op, limit)
 		}
@@ -89,7 +89,7 @@ var operationBugs = []bug{
 	{name: "LimitForgetsThatWhatIsOverdueCounts", caughtBy: []string{byAnyWalk}, plant: func(b *broken) {
 		b.apply = func(op *engine.Op, limit int64) engine.Result {
 			if limit > 0 && op.Kind.HasDeadlines() && !b.Has(op.Space, op.Key) && infoOf(b).Size+entrySize+int64(len(op.Key)+len(op.Value)) > limit {
-				return engine.Result{Full: true}
+				return engine.Result{Refusal: engine.Full}
 			}
 			return b.naive.Apply(op, limit)
 		}
@@ -97,7 +97,7 @@ var operationBugs = []bug{
 	{name: "WhatIsTurnedAwayHasARevision", caughtBy: []string{byAnyWalk}, plant: func(b *broken) {
 		b.apply = func(op *engine.Op, limit int64) engine.Result {
 			res := b.naive.Apply(op, limit)
-			if res.Full {
+			if res.Refusal == engine.Full {
 				b.onState(func(s *state) { s.revision++ })
 			}
 			return res

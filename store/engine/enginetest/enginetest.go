@@ -31,7 +31,7 @@ type check struct {
 }
 
 func checks() (all []check) {
-	for _, list := range [][]check{walkChecks, timeChecks, stateChecks, streamChecks, concurrencyChecks, historyChecks} {
+	for _, list := range [][]check{walkChecks, timeChecks, stateChecks, streamChecks, concurrencyChecks, transactionChecks, historyChecks} {
 		all = append(all, list...)
 	}
 	return all

@@ -32,6 +32,10 @@ type plan struct {
 	spans          []time.Duration
 }
 
+var historyKinds = []engine.Kind{
+	engine.Set, engine.SetIfUnset, engine.Expire, engine.Delete, engine.DeleteIfValue, engine.RenewIfValue,
+}
+
 var historyKeys = []string{"a", "b", "c", "d"}
 
 // checking is how long the checker may take for one key.
@@ -77,8 +81,10 @@ func (r register) step(c call, a answer) (bool, register) {
 		done, next = valid, register{there: true, expired: true}
 	case engine.Delete:
 		done, next = r.there, register{}
-	case engine.CompareAndDelete:
+	case engine.DeleteIfValue:
 		done, next = valid && r.value == c.value, register{}
+	case engine.RenewIfValue:
+		done, next = valid && r.value == c.value, r
 	}
 	if !done {
 		next = r
@@ -129,14 +135,14 @@ func (h *history) client(id, calls int, random *rand.Rand) (ops []porcupine.Oper
 		if random.IntN(2) == 0 {
 			c.read = []string{"Get", "Has", "Entry"}[random.IntN(3)]
 		} else {
-			c.kind = engine.Set + engine.Kind(random.IntN(int(engine.Kinds-engine.Set)))
+			c.kind = historyKinds[random.IntN(len(historyKinds))]
 		}
 		op := engine.Op{Kind: c.kind, Key: c.key}
 		if c.kind.HasDeadlines() {
 			op.ExpireIn = h.spans[random.IntN(len(h.spans))]
 			op.DeleteIn = h.spans[random.IntN(len(h.spans))]
 		}
-		if c.kind == engine.CompareAndDelete {
+		if c.kind == engine.DeleteIfValue || c.kind == engine.RenewIfValue {
 			value, _ := h.engine.Get(engine.Keys, c.key) // a guess that is often right
 			c.value = string(value)
 		}

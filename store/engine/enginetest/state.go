@@ -3,6 +3,7 @@ package enginetest
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -163,10 +164,18 @@ func (s *state) write(op *engine.Op) record {
 }
 
 func (s *state) apply(op *engine.Op, limit int64) engine.Result {
+	if op.Kind == engine.Transact {
+		return s.transact(op.Txn, limit)
+	}
 	p := place{op.Space, strings.Clone(op.Key)}
 	old, held := s.records[p]
 	there := held && !s.isDeleted(old)
 	valid := there && !s.isExpired(old)
+	at := uint64(0)
+	if there {
+		at = old.written
+	}
+	done := engine.Result{Done: true, Revision: s.revision + 1}
 
 	var next record
 	remove := false
@@ -176,6 +185,11 @@ func (s *state) apply(op *engine.Op, limit int64) engine.Result {
 	case engine.SetIfUnset:
 		if there {
 			return engine.Result{}
+		}
+		next = s.write(op)
+	case engine.SetIfRevision:
+		if at != op.At {
+			return engine.Result{Revision: at}
 		}
 		next = s.write(op)
 	case engine.Expire:
@@ -191,11 +205,38 @@ func (s *state) apply(op *engine.Op, limit int64) engine.Result {
 			return engine.Result{}
 		}
 		remove = true
-	case engine.CompareAndDelete:
+	case engine.DeleteIfValue:
 		if !valid || !bytes.Equal(old.value, op.Value) {
 			return engine.Result{}
 		}
 		remove = true
+	case engine.DeleteIfRevision:
+		if !there || at != op.At {
+			return engine.Result{Revision: at}
+		}
+		remove = true
+	case engine.RenewIfValue:
+		if !valid || !bytes.Equal(old.value, op.Value) {
+			return engine.Result{}
+		}
+		next = s.write(op)
+		next.written = old.written
+	case engine.Add:
+		sum, why := engine.Sum(old.value, valid, op.Delta)
+		if why != engine.NotRefused {
+			return engine.Result{Refusal: why}
+		}
+		done.Number = sum
+		next = record{value: fmt.Append(nil, sum), expire: never, delete: never}
+		if there {
+			next.expire, next.delete, next.waits = old.expire, old.delete, old.waits
+			if !valid {
+				next.expire = old.delete
+			}
+		}
+		if !next.hasDeadlines() {
+			next.waits = 0
+		}
 	default:
 		panic("enginetest: unknown kind of operation")
 	}
@@ -203,19 +244,65 @@ func (s *state) apply(op *engine.Op, limit int64) engine.Result {
 	if remove {
 		s.revision++
 		delete(s.records, p)
-		return engine.Result{Done: true, Revision: s.revision}
+		return done
 	}
 	grows := next.size(p.key)
 	if held {
 		grows -= old.size(p.key)
 	}
 	if limit > 0 && grows > 0 && s.size()+grows > limit {
-		return engine.Result{Full: true}
+		return engine.Result{Refusal: engine.Full}
 	}
 	s.revision++
-	next.revision, next.written = s.revision, s.revision
+	next.revision = s.revision
+	if next.written == 0 {
+		next.written = s.revision
+	}
 	s.records[p] = next
-	return engine.Result{Done: true, Revision: s.revision}
+	return done
+}
+
+// transact does what a transaction says on a copy of the state, which then takes its
+// place.
+func (s *state) transact(t *engine.Txn, limit int64) engine.Result {
+	res := &store.TxnResult{Held: true}
+	for _, c := range t.If {
+		e, there := s.entry(place{c.Space, c.Key})
+		res.Held = res.Held && c.Holds(&e, there)
+	}
+	branch := t.Then
+	if !res.Held {
+		branch = t.Else
+	}
+	res.Results = make([]store.OpResult, len(branch))
+	after, read := s.clone(), 0
+	for i := range branch {
+		op, result := &branch[i], &res.Results[i]
+		if op.Kind != engine.Get {
+			did := after.apply(op, 0)
+			if did.Refusal != engine.NotRefused {
+				return did
+			}
+			result.Done, result.Number = did.Done, did.Number
+			if did.Done {
+				result.Revision = store.Revision(did.Revision)
+			}
+			continue
+		}
+		e, there := s.entry(place{op.Space, op.Key})
+		*result = store.OpResult{
+			Done: there, Revision: e.Revision, Value: e.Value, Expired: e.Expired, ExpireIn: e.ExpireIn, DeleteIn: e.DeleteIn,
+		}
+		if read += len(e.Value); read > store.MaxTxnRead {
+			return engine.Result{Refusal: engine.ReadsMuch}
+		}
+	}
+	if size := after.size(); limit > 0 && size > s.size() && size > limit {
+		return engine.Result{Refusal: engine.Full}
+	}
+	*s = after
+	res.Revision = store.Revision(s.revision)
+	return engine.Result{Done: true, Revision: s.revision, Txn: res}
 }
 
 func (s *state) tick(elapsed, lag time.Duration) {

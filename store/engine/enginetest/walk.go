@@ -2,12 +2,15 @@ package enginetest
 
 import (
 	"bytes"
+	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
+	"dkv/store"
 	"dkv/store/engine"
 
 	"pgregory.net/rapid"
@@ -35,6 +38,7 @@ func Walk(f engine.Factory, ticks bool, unit time.Duration) func(*rapid.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"set":               w.set,
 			"change":            w.change,
+			"transact":          w.transact,
 			"do within a limit": w.doWithinLimit,
 			"time":              w.time,
 			"reap":              w.reap,
@@ -52,7 +56,7 @@ func Walk(f engine.Factory, ticks bool, unit time.Duration) func(*rapid.T) {
 // which tell orders of keys apart.
 var walkKeys = []string{"a", "a\x00", "aa", "b", "c", "dd", "\x00", "\xff", "\xff\xfe", "0123456789abcdef"}
 
-var walkValues = []string{"", "x", "xx", "xy", "a value of some length", string(make([]byte, 300))}
+var walkValues = []string{"", "x", "xx", "xy", "7", "-3", "9223372036854775800", "a value of some length", string(make([]byte, 300))}
 
 // walk is one random walk.
 type walk struct {
@@ -115,22 +119,81 @@ func (w *walk) options() engine.Options {
 
 // op draws an operation of one of the kinds.
 func (w *walk) op(t *rapid.T, kinds ...engine.Kind) engine.Op {
-	op := engine.Op{
-		Kind:  rapid.SampledFrom(kinds).Draw(t, "kind"),
-		Space: engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space")),
-		Key:   rapid.SampledFrom(w.keys).Draw(t, "key"),
+	op := engine.Op{Kind: rapid.SampledFrom(kinds).Draw(t, "kind")}
+	if op.Kind == engine.Transact {
+		op.Txn = w.txn(t)
+		return op
 	}
+	op.Space, op.Key = w.place(t)
+	e, there := w.twin.Entry(op.Space, op.Key)
 	if op.Kind.HasValue() {
 		op.Value = []byte(rapid.SampledFrom(walkValues).Draw(t, "value"))
+		compares := op.Kind == engine.DeleteIfValue || op.Kind == engine.RenewIfValue
+		if compares && there && rapid.Bool().Draw(t, "its value") {
+			op.Value = e.Value
+		}
 	}
-	if e, ok := w.twin.Entry(op.Space, op.Key); ok && op.Kind == engine.CompareAndDelete && rapid.Bool().Draw(t, "its value") {
-		op.Value = e.Value
+	if op.Kind.HasRevision() {
+		op.At = w.revision(t, e)
 	}
 	if op.Kind.HasDeadlines() {
 		op.ExpireIn = w.duration(t, "expire")
 		op.DeleteIn = w.duration(t, "delete")
 	}
+	if op.Kind == engine.Add {
+		op.Delta = rapid.SampledFrom([]int64{1, -1, 0, 10, math.MaxInt64, math.MinInt64}).Draw(t, "delta")
+	}
 	return op
+}
+
+func (w *walk) place(t *rapid.T) (engine.Space, string) {
+	space := engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space"))
+	return space, rapid.SampledFrom(w.keys).Draw(t, "key")
+}
+
+// revision is most often that of the entry e, which may not be there.
+func (w *walk) revision(t *rapid.T, e store.Entry) uint64 {
+	more := rapid.SampledFrom([]uint64{0, 0, 0, 1, math.MaxUint64}).Draw(t, "more")
+	return uint64(e.Revision) + more
+}
+
+var (
+	writeKinds  = []engine.Kind{engine.Set, engine.Set, engine.SetIfUnset, engine.SetIfRevision}
+	changeKinds = []engine.Kind{engine.Expire, engine.Delete, engine.DeleteIfValue, engine.DeleteIfRevision, engine.RenewIfValue, engine.Add}
+	singleKinds = slices.Concat(writeKinds, changeKinds)
+	allKinds    = append(singleKinds[:len(singleKinds):len(singleKinds)], engine.Transact, engine.Transact)
+	txnKinds    = append(singleKinds[:len(singleKinds):len(singleKinds)], engine.Get, engine.Get)
+)
+
+func (w *walk) txn(t *rapid.T) *engine.Txn {
+	x := new(engine.Txn)
+	for range rapid.IntRange(0, 2).Draw(t, "conditions") {
+		c := engine.Cond{Kind: engine.CondKind(rapid.IntRange(1, int(engine.CondKinds)-1).Draw(t, "condition"))}
+		c.Space, c.Key = w.place(t)
+		e, _ := w.twin.Entry(c.Space, c.Key)
+		switch c.Kind {
+		case engine.RevisionIs:
+			c.At = w.revision(t, e)
+		case engine.ValueIs:
+			if c.Value = e.Value; rapid.Bool().Draw(t, "another value") {
+				c.Value = []byte(rapid.SampledFrom(walkValues).Draw(t, "value"))
+			}
+		}
+		x.If = append(x.If, c)
+	}
+	for _, branch := range []*[]engine.Op{&x.Then, &x.Else} {
+		written := make(map[place]bool)
+		for range rapid.IntRange(0, 4).Draw(t, "operations") {
+			op := w.op(t, txnKinds...)
+			at := place{op.Space, op.Key}
+			if op.Kind != engine.Get && written[at] {
+				continue
+			}
+			written[at] = written[at] || op.Kind != engine.Get
+			*branch = append(*branch, op)
+		}
+	}
+	return x
 }
 
 func (w *walk) duration(t *rapid.T, name string) time.Duration {
@@ -148,18 +211,20 @@ func (w *walk) units(t *rapid.T, n int) time.Duration {
 
 func (w *walk) set(t *rapid.T) {
 	for range rapid.IntRange(1, 5).Draw(t, "sets") {
-		w.do(t, w.op(t, engine.Set, engine.Set, engine.SetIfUnset), 0)
+		w.do(t, w.op(t, writeKinds...), 0)
 	}
 }
 
 func (w *walk) change(t *rapid.T) {
-	w.do(t, w.op(t, engine.Expire, engine.Delete, engine.CompareAndDelete, engine.CompareAndDelete), 0)
+	w.do(t, w.op(t, changeKinds...), 0)
 }
+
+func (w *walk) transact(t *rapid.T) { w.do(t, w.op(t, engine.Transact), 0) }
 
 // doWithinLimit does an operation that may be turned away. Whether it is has to
 // follow from the size that it leads to, which another engine tells.
 func (w *walk) doWithinLimit(t *rapid.T) {
-	op := w.op(t, engine.Set, engine.Set, engine.SetIfUnset, engine.Expire, engine.Delete, engine.CompareAndDelete)
+	op := w.op(t, allKinds...)
 	other := loadedFrom(t, w.factory, savedBy(t, w.engine), w.options())
 	before := infoOf(other).Size
 	other.Apply(&op, 0)
@@ -169,10 +234,11 @@ func (w *walk) doWithinLimit(t *rapid.T) {
 		return // that would be none
 	}
 	got := w.do(t, op, limit)
-	if want := after > before && after > limit; got.Full != want {
+	full := got.Refusal == engine.Full
+	if want := after > before && after > limit; full != want {
 		t.Fatalf("%+v takes the size from %d to %d, the limit is %d: got %+v", op, before, after, limit, got)
 	}
-	if size := infoOf(w.engine).Size; !got.Full && size != after {
+	if size := infoOf(w.engine).Size; !full && size != after {
 		t.Fatalf("%+v took the size from %d to %d, but to %d in an engine that was loaded", op, before, size, after)
 	}
 }
@@ -185,37 +251,78 @@ func (w *walk) do(t *rapid.T, op engine.Op, limit int64) engine.Result {
 	}
 	got := applyAndScramble(w.engine, op, limit)
 	if w.shadow != nil {
-		if same := applyAndScramble(w.shadow, op, limit); same != got {
+		if same := applyAndScramble(w.shadow, op, limit); !equalResults(same, got) {
 			t.Fatalf("%+v within %d: got %+v, and %+v of an engine that had the same calls", op, limit, got, same)
 		}
 	}
-	if got.Full {
-		if limit == 0 || got != (engine.Result{Full: true}) {
+	if got.Refusal == engine.Full {
+		if limit == 0 || got != (engine.Result{Refusal: engine.Full}) {
 			t.Fatalf("%+v within %d: got %+v", op, limit, got)
 		}
 		return got
 	}
-	if want := w.twin.Apply(&op, 0); got != want {
-		t.Fatalf("%+v within %d: got %+v, want %+v", op, limit, got, want)
+	if want := w.twin.Apply(&op, 0); !equalResults(got, want) {
+		t.Fatalf("%s within %d: got %s, want %s", showOp(op), limit, showResult(got), showResult(want))
 	}
-	if got.Done && (op.ExpireIn != 0 || op.DeleteIn != 0) {
-		w.open.any = true
-		for _, d := range []time.Duration{op.ExpireIn, op.DeleteIn} {
-			if d != 0 {
-				w.open.shortest = min(w.open.shortest, d)
-			}
+	switch {
+	case op.Kind != engine.Transact && got.Done:
+		w.open.add(op)
+	case op.Kind == engine.Transact && got.Txn != nil:
+		for _, op := range slices.Concat(op.Txn.Then, op.Txn.Else) {
+			w.open.add(op)
 		}
 	}
 	return got
 }
 
-// applyAndScramble applies op, and then overwrites the memory that its key and
-// value stand in, since the engine has copied them.
+func (b *batch) add(op engine.Op) {
+	for _, d := range []time.Duration{op.ExpireIn, op.DeleteIn} {
+		if d != 0 {
+			b.any = true
+			b.shortest = min(b.shortest, d)
+		}
+	}
+}
+
+func equalResults(a, b engine.Result) bool { return reflect.DeepEqual(a, b) }
+
+func showResult(r engine.Result) string {
+	if r.Txn == nil {
+		return fmt.Sprintf("%+v", r)
+	}
+	return fmt.Sprintf("%+v with %+v", r, *r.Txn)
+}
+
+func showOp(op engine.Op) string {
+	if op.Txn == nil {
+		return fmt.Sprintf("%+v", op)
+	}
+	return fmt.Sprintf("%+v", *op.Txn)
+}
+
+// applyAndScramble applies op, and then overwrites the memory that its keys and
+// values stand in, since the engine has copied them.
 func applyAndScramble(e engine.Engine, op engine.Op, limit int64) engine.Result {
-	key := []byte(op.Key)
-	op.Key, op.Value = unsafe.String(unsafe.SliceData(key), len(key)), bytes.Clone(op.Value)
+	var scrambled [][]byte
+	copied := func(key *string, value *[]byte) {
+		k := []byte(*key)
+		*key, *value = unsafe.String(unsafe.SliceData(k), len(k)), bytes.Clone(*value)
+		scrambled = append(scrambled, k, *value)
+	}
+	copied(&op.Key, &op.Value)
+	if t := op.Txn; t != nil {
+		op.Txn = &engine.Txn{If: slices.Clone(t.If), Then: slices.Clone(t.Then), Else: slices.Clone(t.Else)}
+		for i := range op.Txn.If {
+			copied(&op.Txn.If[i].Key, &op.Txn.If[i].Value)
+		}
+		for _, branch := range [][]engine.Op{op.Txn.Then, op.Txn.Else} {
+			for i := range branch {
+				copied(&branch[i].Key, &branch[i].Value)
+			}
+		}
+	}
 	res := e.Apply(&op, limit)
-	for _, b := range [][]byte{key, op.Value} {
+	for _, b := range scrambled {
 		for i := range b {
 			b[i] = 0xdb
 		}

@@ -1,0 +1,149 @@
+package enginetest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+
+	"dkv/store"
+	"dkv/store/engine"
+
+	"pgregory.net/rapid"
+)
+
+var transactionChecks = []check{
+	{"TransactionsAreSeenWholeOrNotAtAll", func(t rapid.TB, f engine.Factory) {
+		for range rounds(20, 5) {
+			transfers(t, f)
+		}
+	}},
+	{"NoConcurrentChangeIsLost", func(t rapid.TB, f engine.Factory) {
+		const writers, changes = 4, 300
+		e := f.New(standing())
+		set(e, "compared", "0", 0, 0)
+		together(writers, func(w int) {
+			for range changes {
+				e.Apply(&engine.Op{Kind: engine.Add, Key: "added", Delta: 1}, 0)
+				for {
+					seen, _ := e.Entry(engine.Keys, "compared")
+					op := engine.Op{
+						Kind: engine.SetIfRevision, Key: "compared", At: uint64(seen.Revision),
+						Value: strconv.AppendInt(nil, number(seen.Value)+1, 10),
+					}
+					if e.Apply(&op, 0).Done {
+						break
+					}
+				}
+			}
+		})
+		for _, key := range []string{"added", "compared"} {
+			if value, _ := e.Get(engine.Keys, key); number(value) != writers*changes {
+				t.Errorf("after %d changes by one, %q is %s", writers*changes, key, value)
+			}
+		}
+		checkInvariants(t, e)
+	}},
+}
+
+// number is what a value says, 0 if it says nothing.
+func number(value []byte) int64 {
+	n, _ := strconv.ParseInt(string(value), 10, 64)
+	return n
+}
+
+const accounts = 5
+
+// transfers has some move amounts between accounts, and others look on.
+func transfers(t rapid.TB, f engine.Factory) {
+	const writers, readers, moves = 3, 2, 150
+	e := f.New(standing())
+	var left atomic.Int32
+	left.Store(writers)
+	together(writers+readers, func(i int) {
+		switch {
+		case i < writers:
+			defer left.Add(-1)
+			for n := range moves {
+				transfer(t, e, fmt.Sprint(i, "-", n))
+			}
+		case i == writers:
+			for left.Load() > 0 {
+				watchPair(t, e)
+			}
+		default:
+			for left.Load() > 0 {
+				v := e.View()
+				balance(t, v)
+				v.Release()
+			}
+		}
+	})
+	v := e.View()
+	balance(t, v)
+	v.Release()
+	checkInvariants(t, e)
+}
+
+// transfer moves an amount from one account to another, counts it in a pair of
+// keys, and has a mark come or go in both spaces.
+func transfer(t rapid.TB, e engine.Engine, mark string) {
+	from, amount := rand.IntN(accounts), rand.Int64N(100)
+	to := (from + 1 + rand.IntN(accounts-1)) % accounts
+	op := engine.Op{Kind: engine.Transact, Txn: &engine.Txn{
+		If: []engine.Cond{{Kind: engine.Exists, Key: "mark"}},
+		Then: []engine.Op{
+			{Kind: engine.Delete, Key: "mark"},
+			{Kind: engine.Delete, Space: engine.Locks, Key: "mark"},
+		},
+		Else: []engine.Op{
+			{Kind: engine.Set, Key: "mark", Value: []byte(mark)},
+			{Kind: engine.Set, Space: engine.Locks, Key: "mark", Value: []byte(mark)},
+		},
+	}}
+	for _, branch := range []*[]engine.Op{&op.Txn.Then, &op.Txn.Else} {
+		*branch = append(*branch,
+			engine.Op{Kind: engine.Add, Key: fmt.Sprint("account ", from), Delta: -amount},
+			engine.Op{Kind: engine.Add, Key: fmt.Sprint("account ", to), Delta: amount},
+			engine.Op{Kind: engine.Add, Key: "second", Delta: 1},
+			engine.Op{Kind: engine.Add, Key: "first", Delta: 1},
+		)
+	}
+	res := e.Apply(&op, 0)
+	if res.Txn == nil || !res.Done {
+		t.Errorf("a transaction comes to %s", showResult(res))
+		return
+	}
+	last := uint64(res.Txn.Revision)
+	for i, r := range res.Txn.Results {
+		if want := store.Revision(last) - store.Revision(len(res.Txn.Results)-1-i); !r.Done || r.Revision != want {
+			t.Errorf("operation %d of a transaction that ends at %d: %+v", i, last, r)
+		}
+	}
+}
+
+// watchPair reads two keys of which the second is never behind the first.
+func watchPair(t rapid.TB, e engine.Engine) {
+	first, _ := e.Get(engine.Keys, "first")
+	second, _ := e.Get(engine.Keys, "second")
+	if number(second) < number(first) {
+		t.Errorf("the first key was %s, and then the second %s", first, second)
+	}
+}
+
+// balance looks at all that transactions leave alike.
+func balance(t rapid.TB, v engine.View) {
+	sum := int64(0)
+	for i := range accounts {
+		e, _ := v.Entry(engine.Keys, fmt.Sprint("account ", i))
+		sum += number(e.Value)
+	}
+	if sum != 0 {
+		t.Errorf("%d is missing in a view of revision %d", -sum, v.Revision())
+	}
+	a, okA := v.Entry(engine.Keys, "mark")
+	b, okB := v.Entry(engine.Locks, "mark")
+	if okA != okB || string(a.Value) != string(b.Value) {
+		t.Errorf("a view of revision %d has marks %q and %q", v.Revision(), a.Value, b.Value)
+	}
+}
