@@ -173,15 +173,45 @@ type (
 	Entry    = store.Entry
 	Range    = store.Range
 	Revision = store.Revision
-	Info     = store.Info
-	Kind     = store.Kind
-	Owner    = lock.Owner
+
+	Txn       = store.Txn
+	Cond      = store.Cond
+	Op        = store.Op
+	TxnResult = store.TxnResult
+	OpResult  = store.OpResult
+
+	Info  = store.Info
+	Kind  = store.Kind
+	Owner = lock.Owner
 )
 
 // The limits of what a store accepts.
 const (
 	MaxKeySize   = store.MaxKeySize
 	MaxValueSize = store.MaxValueSize
+	MaxTxnOps    = store.MaxTxnOps
+	MaxTxnSize   = store.MaxTxnSize
+	MaxTxnRead   = store.MaxTxnRead
+)
+
+// Conditions of a [Txn]; package store says of each when it holds.
+var (
+	IfRevision = store.IfRevision
+	IfExists   = store.IfExists
+	IfMissing  = store.IfMissing
+	IfValue    = store.IfValue
+	IfLock     = store.IfLock
+)
+
+// Operations of a [Txn]; package store says of each what it does.
+var (
+	OpGet         = store.OpGet
+	OpSet         = store.OpSet
+	OpSetE        = store.OpSetE
+	OpSetEIfUnset = store.OpSetEIfUnset
+	OpExpire      = store.OpExpire
+	OpDelete      = store.OpDelete
+	OpAdd         = store.OpAdd
 )
 
 // LockForever is the time to live of a lock that ends only with Release.
@@ -212,6 +242,9 @@ var (
 	ErrFull          error = store.ErrFull
 	ErrBadRange      error = store.ErrBadRange
 	ErrDiskFull      error = store.ErrDiskFull
+	ErrNotNumber     error = store.ErrNotNumber
+	ErrOutOfRange    error = store.ErrOutOfRange
+	ErrBadTxn        error = store.ErrBadTxn
 )
 
 // ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.

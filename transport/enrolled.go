@@ -114,7 +114,7 @@ func (c *Client) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Resu
 		res, exposed, err := c.write(ctx, op, id)
 		e.end(id)
 		switch {
-		case err != nil || !res.Refused:
+		case err != nil || res.Refusal != engine.Forgotten:
 			return res, err
 		case exposed:
 			return engine.Result{}, fmt.Errorf("%w: the server's answer was lost, and it has forgotten this client since", store.ErrUnknown)

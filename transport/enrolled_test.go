@@ -142,7 +142,7 @@ func TestClientThatWasForgottenEnrolsAgain(t *testing.T) {
 	// What is still on its way from before finds nobody.
 	late := once.ID{Client: first.client, Nonce: first.nonce, Seq: 2, Low: 1}
 	res, err := c.DoOnce(ctx, engine.Op{Kind: engine.Set, Key: "late"}, late)
-	if err != nil || !res.Refused {
+	if err != nil || res.Refusal != engine.Forgotten {
 		t.Errorf("%+v, %v", res, err)
 	}
 	if ok, err := c.Has(ctx, "late"); ok || err != nil {

@@ -11,6 +11,7 @@ import (
 	"math"
 	"time"
 
+	"dkv/internal/field"
 	"dkv/internal/once"
 	"dkv/store"
 	"dkv/store/engine"
@@ -50,11 +51,13 @@ import (
 // The timeout of a request bounds its page; a scan whose page is late is over.
 const (
 	magic   = "dkv\x00"
-	version = 2
+	version = 3
 
-	// maxFrame bounds a body: the largest operation, or a page of the largest
-	// entry alone, and what goes with it.
-	maxFrame = store.MaxKeySize + store.MaxValueSize + 256
+	// maxFrame bounds a body: the largest operation, a transaction of as many
+	// parts as there may be, or a page of the largest entry alone, and what goes
+	// with it.
+	maxFrame = store.MaxKeySize + max(store.MaxValueSize, store.MaxTxnSize) + store.MaxTxnOps*txnPart + 256
+	txnPart  = 32 // what is around the key and the value of an operation
 )
 
 var hello = append([]byte(magic), version)
@@ -241,15 +244,16 @@ func cutFound(b []byte) (rest []byte, found bool, err error) {
 }
 
 func appendResult(b []byte, res engine.Result) []byte {
-	return binary.AppendUvarint(b, once.Outcome(res))
+	return once.AppendResult(b, res)
 }
 
 func parseResult(b []byte) (engine.Result, error) {
-	outcome, n := binary.Uvarint(b)
-	if n != len(b) || n == 0 {
+	f := field.NewReader(b)
+	res := once.ReadResult(&f)
+	if !f.Complete() {
 		return engine.Result{}, errProtocol
 	}
-	return once.ResultOf(outcome), nil
+	return res, nil
 }
 
 func parseEnrolled(b []byte) (client uint64, err error) {

@@ -7,7 +7,6 @@ package command
 import (
 	"encoding/binary"
 	"errors"
-	"math"
 	"time"
 
 	"dkv/internal/field"
@@ -117,16 +116,49 @@ func AppendOp(b []byte, op *engine.Op, id once.ID) []byte {
 	} else {
 		b = append(b, kind)
 	}
+	if op.Kind == engine.Transact {
+		return appendTxn(b, op.Txn)
+	}
 	b = append(b, byte(op.Space))
-	b = binary.AppendUvarint(b, uint64(len(op.Key)))
-	b = append(b, op.Key...)
+	b = appendBytes(b, op.Key)
 	if op.Kind.HasValue() {
-		b = binary.AppendUvarint(b, uint64(len(op.Value)))
-		b = append(b, op.Value...)
+		b = appendBytes(b, op.Value)
+	}
+	if op.Kind.HasRevision() {
+		b = binary.AppendUvarint(b, op.At)
+	}
+	if op.Kind == engine.Add {
+		b = binary.AppendVarint(b, op.Delta)
 	}
 	if deadlines {
 		b = binary.AppendUvarint(b, uint64(op.ExpireIn))
 		b = binary.AppendUvarint(b, uint64(op.DeleteIn))
+	}
+	return b
+}
+
+func appendBytes[T string | []byte](b []byte, v T) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(v))), v...)
+}
+
+func appendTxn(b []byte, t *engine.Txn) []byte {
+	b = binary.AppendUvarint(b, uint64(len(t.If)))
+	for i := range t.If {
+		c := &t.If[i]
+		b = append(b, byte(c.Kind), byte(c.Space))
+		b = appendBytes(b, c.Key)
+		switch c.Kind {
+		case engine.RevisionIs:
+			b = binary.AppendUvarint(b, c.At)
+		case engine.ValueIs:
+			b = appendBytes(b, c.Value)
+		}
+	}
+	for _, branch := range [][]engine.Op{t.Then, t.Else} {
+		b = binary.AppendUvarint(b, uint64(len(branch)))
+		for i := range branch {
+			b = AppendOp(b, &branch[i], once.ID{})
+		}
 	}
 	return b
 }
@@ -185,7 +217,7 @@ func Decode(b []byte, e *Entry) error {
 		for i := range e.Batch.Low {
 			e.Batch.Low[i] = d.Uvarint()
 		}
-		e.Batch.Limit = d.int63()
+		e.Batch.Limit = d.Int63()
 		e.Batch.Applied = d.Uvarint()
 		n := d.Uvarint()
 		if n > MaxOps || e.Batch.Slot >= MaxSlots {
@@ -224,16 +256,34 @@ func (d *decoder) op() (op engine.Op, id once.ID) {
 		return op, id
 	}
 	if kind&hasID != 0 {
+		kind &^= hasID
 		id = once.ID{Client: d.Uvarint(), Nonce: d.Uvarint(), Seq: d.Uvarint(), Low: d.Uvarint()}
 		if id.Client == 0 || id.Nonce == 0 || id.Low == 0 || id.Low > id.Seq {
 			d.Fail()
 		}
 	}
-	op.Kind = engine.Kind(kind &^ (hasDeadlines | hasID))
-	op.Space = engine.Space(d.Byte())
-	key := d.Bytes(store.MaxKeySize)
+	switch kind {
+	case byte(engine.Transact):
+		return engine.Op{Kind: engine.Transact, Txn: d.txn()}, id
+	case byte(engine.Get):
+		d.Fail() // it stands in transactions only
+	}
+	return d.single(kind), id
+}
+
+// single reads an operation on one key.
+func (d *decoder) single(kind byte) (op engine.Op) {
+	op.Kind = engine.Kind(kind &^ hasDeadlines)
+	space, key := d.place()
+	op.Space = space
 	if op.Kind.HasValue() {
 		op.Value = d.Bytes(store.MaxValueSize)
+	}
+	if op.Kind.HasRevision() {
+		op.At = d.Uvarint()
+	}
+	if op.Kind == engine.Add {
+		op.Delta = d.Varint()
 	}
 	if kind&hasDeadlines != 0 {
 		op.ExpireIn = d.duration()
@@ -242,22 +292,67 @@ func (d *decoder) op() (op engine.Op, id once.ID) {
 			d.Fail()
 		}
 	}
-	if op.Kind == 0 || op.Kind >= engine.Kinds || op.Space >= engine.Spaces || len(key) == 0 {
+	if op.Kind == 0 || op.Kind >= engine.Kinds || op.Kind == engine.Transact {
 		d.Fail()
 	}
 	if !d.Bad() {
 		op.Key = string(key)
 	}
-	return op, id
+	return op
 }
 
-func (d *decoder) duration() time.Duration { return time.Duration(d.int63()) }
-
-func (d *decoder) int63() int64 {
-	v := d.Uvarint()
-	if v > math.MaxInt64 {
+func (d *decoder) place() (engine.Space, []byte) {
+	space, key := engine.Space(d.Byte()), d.Bytes(store.MaxKeySize)
+	if space >= engine.Spaces || len(key) == 0 {
 		d.Fail()
-		return 0
 	}
-	return int64(v)
+	return space, key
 }
+
+// txn reads a transaction. What would not be one transaction, because a branch
+// writes a key twice or there is too much of it, is malformed.
+func (d *decoder) txn() *engine.Txn {
+	t := new(engine.Txn)
+	left := uint64(store.MaxTxnOps)
+	count := func() uint64 {
+		n := d.Uvarint()
+		if n > left {
+			d.Fail()
+			return 0
+		}
+		left -= n
+		return n
+	}
+	for n := count(); n > 0 && !d.Bad(); n-- {
+		t.If = append(t.If, d.cond())
+	}
+	for _, branch := range []*[]engine.Op{&t.Then, &t.Else} {
+		for n := count(); n > 0 && !d.Bad(); n-- {
+			*branch = append(*branch, d.single(d.Byte()))
+		}
+		if engine.WritesTwice(*branch) {
+			d.Fail()
+		}
+	}
+	return t
+}
+
+func (d *decoder) cond() engine.Cond {
+	c := engine.Cond{Kind: engine.CondKind(d.Byte())}
+	space, key := d.place()
+	switch c.Kind {
+	case engine.RevisionIs:
+		c.At = d.Uvarint()
+	case engine.ValueIs:
+		c.Value = d.Bytes(store.MaxValueSize)
+	case engine.Exists:
+	default:
+		d.Fail()
+	}
+	if !d.Bad() {
+		c.Space, c.Key = space, string(key)
+	}
+	return c
+}
+
+func (d *decoder) duration() time.Duration { return time.Duration(d.Int63()) }

@@ -2,7 +2,9 @@ package command
 
 import (
 	"bytes"
+	"fmt"
 	"math"
+	"reflect"
 	"testing"
 	"time"
 
@@ -13,20 +15,60 @@ import (
 	"pgregory.net/rapid"
 )
 
-func genOp(t *rapid.T) engine.Op {
-	op := engine.Op{
-		Kind:  engine.Kind(rapid.IntRange(1, int(engine.Kinds)-1).Draw(t, "kind")),
-		Space: engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space")),
-		Key:   string(rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "key")),
+// genOp draws an operation, on one key unless it may be a transaction.
+func genOp(t *rapid.T, inTxn bool) engine.Op {
+	kind := engine.Kind(rapid.IntRange(1, int(engine.Kinds)-1).Draw(t, "kind"))
+	switch {
+	case kind == engine.Transact && inTxn, kind == engine.Get && !inTxn:
+		kind = engine.Delete
+	case kind == engine.Transact:
+		return engine.Op{Kind: kind, Txn: genTxn(t)}
 	}
+	op := engine.Op{Kind: kind}
+	op.Space, op.Key = genPlace(t)
 	if op.Kind.HasValue() {
 		op.Value = rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "value")
 	}
-	if op.Kind == engine.Set || op.Kind == engine.SetIfUnset {
+	if op.Kind.HasRevision() {
+		op.At = rapid.Uint64().Draw(t, "at")
+	}
+	if op.Kind == engine.Add {
+		op.Delta = rapid.Int64().Draw(t, "delta")
+	}
+	if op.Kind.HasDeadlines() {
 		op.ExpireIn = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "expire"))
 		op.DeleteIn = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "delete"))
 	}
 	return op
+}
+
+func genPlace(t *rapid.T) (engine.Space, string) {
+	space := engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space"))
+	return space, string(rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "key"))
+}
+
+func genTxn(t *rapid.T) *engine.Txn {
+	x := new(engine.Txn)
+	for range rapid.IntRange(0, 3).Draw(t, "conditions") {
+		c := engine.Cond{Kind: engine.CondKind(rapid.IntRange(1, int(engine.CondKinds)-1).Draw(t, "condition"))}
+		c.Space, c.Key = genPlace(t)
+		switch c.Kind {
+		case engine.RevisionIs:
+			c.At = rapid.Uint64().Draw(t, "at")
+		case engine.ValueIs:
+			c.Value = rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "value")
+		}
+		x.If = append(x.If, c)
+	}
+	for _, branch := range []*[]engine.Op{&x.Then, &x.Else} {
+		for range rapid.IntRange(0, 3).Draw(t, "operations") {
+			longer := append(*branch, genOp(t, true))
+			if !engine.WritesTwice(longer) {
+				*branch = longer
+			}
+		}
+	}
+	return x
 }
 
 // genID is the ID of an operation, zero as often as not.
@@ -71,7 +113,7 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 				in.IDs = append(in.IDs, once.ID{Nonce: rapid.Uint64Min(1).Draw(t, "nonce")})
 				continue
 			}
-			in.Ops = append(in.Ops, genOp(t))
+			in.Ops = append(in.Ops, genOp(t, false))
 			in.IDs = append(in.IDs, genID(t))
 		}
 		var e Entry
@@ -86,8 +128,7 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 		}
 		for i, op := range got.Ops {
 			want := in.Ops[i]
-			if op.Kind != want.Kind || op.Space != want.Space || op.Key != want.Key ||
-				!bytes.Equal(op.Value, want.Value) || op.ExpireIn != want.ExpireIn || op.DeleteIn != want.DeleteIn {
+			if !reflect.DeepEqual(op, want) {
 				t.Fatalf("operation %d: got %+v, want %+v", i, op, want)
 			}
 			if got.ID(i) != in.ID(i) {
@@ -124,6 +165,18 @@ func identified(id once.ID) []byte {
 	return appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: "k"}}, IDs: []once.ID{id}})
 }
 
+// txn is a transaction with one branch.
+func txn(ops ...engine.Op) engine.Op {
+	return engine.Op{Kind: engine.Transact, Txn: &engine.Txn{Then: ops}}
+}
+
+func many(n int) (ops []engine.Op) {
+	for i := range n {
+		ops = append(ops, engine.Op{Kind: engine.Expire, Key: fmt.Sprint(i)})
+	}
+	return ops
+}
+
 func TestMalformedEntriesAreRefused(t *testing.T) {
 	good := appendBatch(Batch{Member: 1, Slot: 1, Seq: 2, Ops: []engine.Op{
 		{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: 5, DeleteIn: 6},
@@ -133,27 +186,33 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := map[string][]byte{
-		"empty":              nil,
-		"unknown type":       {99},
-		"trailing byte":      append(bytes.Clone(good), 0),
-		"no sequence number": appendBatch(Batch{}),
-		"unknown slot":       appendBatch(Batch{Slot: MaxSlots, Low: [MaxSlots]uint64{1}}),
-		"negative limit":     AppendBatchHeader(nil, Batch{Seq: 1, Limit: -1}, 0),
-		"too many":           AppendBatchHeader(nil, Batch{Seq: 1}, MaxOps+1),
-		"no kind":            append(AppendBatchHeader(nil, Batch{Seq: 1}, 1), 0, 0, 1, 'k'),
-		"enrols no nonce":    appendBatch(Batch{Seq: 1, Ops: []engine.Op{{}}}),
-		"no client":          identified(once.ID{Nonce: 1, Seq: 1, Low: 1}),
-		"no nonce":           identified(once.ID{Client: 1, Seq: 1, Low: 1}),
-		"no number":          identified(once.ID{Client: 1, Nonce: 1}),
-		"number below low":   identified(once.ID{Client: 1, Nonce: 1, Seq: 1, Low: 2}),
-		"unknown kind":       appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Kinds, Key: "k"}}}),
-		"unknown space":      appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Space: engine.Spaces, Key: "k"}}}),
-		"empty key":          appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set}}}),
-		"key too large":      appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: string(make([]byte, store.MaxKeySize+1))}}}),
-		"negative duration":  appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Key: "k", ExpireIn: -1}}}),
-		"deadlines of other": appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: "k", ExpireIn: 1}}}),
-		"lag above elapsed":  AppendTick(nil, Tick{Elapsed: 1, Lag: 2}),
-		"long varint":        {typeTick, 0x80, 0x00, 0, 0, 0},
+		"empty":                        nil,
+		"unknown type":                 {99},
+		"trailing byte":                append(bytes.Clone(good), 0),
+		"no sequence number":           appendBatch(Batch{}),
+		"unknown slot":                 appendBatch(Batch{Slot: MaxSlots, Low: [MaxSlots]uint64{1}}),
+		"negative limit":               AppendBatchHeader(nil, Batch{Seq: 1, Limit: -1}, 0),
+		"too many":                     AppendBatchHeader(nil, Batch{Seq: 1}, MaxOps+1),
+		"no kind":                      append(AppendBatchHeader(nil, Batch{Seq: 1}, 1), 0, 0, 1, 'k'),
+		"enrols no nonce":              appendBatch(Batch{Seq: 1, Ops: []engine.Op{{}}}),
+		"no client":                    identified(once.ID{Nonce: 1, Seq: 1, Low: 1}),
+		"no nonce":                     identified(once.ID{Client: 1, Seq: 1, Low: 1}),
+		"no number":                    identified(once.ID{Client: 1, Nonce: 1}),
+		"number below low":             identified(once.ID{Client: 1, Nonce: 1, Seq: 1, Low: 2}),
+		"unknown kind":                 appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Kinds, Key: "k"}}}),
+		"unknown space":                appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Space: engine.Spaces, Key: "k"}}}),
+		"empty key":                    appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set}}}),
+		"key too large":                appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: string(make([]byte, store.MaxKeySize+1))}}}),
+		"negative duration":            appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Key: "k", ExpireIn: -1}}}),
+		"deadlines of other":           appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: "k", ExpireIn: 1}}}),
+		"transaction in a transaction": appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Transact, Txn: new(engine.Txn)})}}),
+		"read of its own":              appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Get, Key: "k"}}}),
+		"written twice":                appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Set, Key: "k"}, engine.Op{Kind: engine.Delete, Key: "k"})}}),
+		"written twice among many":     appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(append(many(100), many(1)...)...)}}),
+		"too many operations":          appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(many(store.MaxTxnOps + 1)...)}}),
+		"unknown condition":            appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Transact, Txn: &engine.Txn{If: []engine.Cond{{Kind: engine.CondKinds, Key: "k"}}}}}}),
+		"lag above elapsed":            AppendTick(nil, Tick{Elapsed: 1, Lag: 2}),
+		"long varint":                  {typeTick, 0x80, 0x00, 0, 0, 0},
 	}
 	for i := range good {
 		bad["cut at "+string(rune('0'+i%10))+" of "+string(rune('a'+i/10))] = good[:i]
@@ -175,6 +234,11 @@ func FuzzDecode(f *testing.F) {
 		{Kind: engine.DeleteIfValue, Space: engine.Locks, Key: "l", Value: []byte("owner")},
 		{Kind: engine.Expire, Key: "e"},
 		{},
+		{Kind: engine.Transact, Txn: &engine.Txn{
+			If:   []engine.Cond{{Kind: engine.RevisionIs, Key: "a", At: 7}, {Kind: engine.ValueIs, Key: "b", Value: []byte("v")}},
+			Then: []engine.Op{{Kind: engine.Add, Key: "n", Delta: -300}, {Kind: engine.Get, Key: "b"}},
+			Else: []engine.Op{{Kind: engine.SetIfRevision, Key: "c", At: 5, Value: []byte("v"), DeleteIn: 9}},
+		}},
 	}, IDs: []once.ID{{}, {Client: 1, Nonce: 2, Seq: 400, Low: 3}, {}, {Nonce: 5}}}))
 	f.Add(AppendTick(nil, Tick{Prev: 9, Nonce: 1 << 60, Elapsed: time.Hour, Lag: time.Second}))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -3,7 +3,10 @@
 // zeros, so that its user needs to ask only once, at the end.
 package field
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // Reader takes fields off a slice.
 type Reader struct {
@@ -36,6 +39,26 @@ func (r *Reader) Uvarint() uint64 {
 	}
 	r.b = r.b[n:]
 	return v
+}
+
+// Varint takes a number as binary.AppendVarint writes it, and in no longer form.
+func (r *Reader) Varint() int64 {
+	u := r.Uvarint()
+	v := int64(u >> 1)
+	if u&1 != 0 {
+		v = ^v
+	}
+	return v
+}
+
+// Int63 takes a number as Uvarint does, one that is no greater than an int64 can be.
+func (r *Reader) Int63() int64 {
+	v := r.Uvarint()
+	if v > math.MaxInt64 {
+		r.Fail()
+		return 0
+	}
+	return int64(v)
 }
 
 // Bytes takes a number, which is no greater than limit, and that many bytes. They

@@ -23,7 +23,6 @@ package once
 import (
 	"container/list"
 	"encoding/binary"
-	"math"
 	"slices"
 	"time"
 
@@ -95,11 +94,11 @@ func (c *Clients) add(cl *client) {
 func (c *Clients) Do(id ID, now time.Duration, apply func() engine.Result) engine.Result {
 	e := c.known[id.Client]
 	if e == nil || e.Value.(*client).nonce != id.Nonce {
-		return engine.Result{Refused: true}
+		return engine.Result{Refusal: engine.Forgotten}
 	}
 	cl := e.Value.(*client)
 	if id.Seq < cl.low || id.Seq-max(id.Low, cl.low) >= MaxPending {
-		return engine.Result{Refused: true}
+		return engine.Result{Refusal: engine.Forgotten}
 	}
 	cl.heard = now
 	c.order.MoveToBack(e)
@@ -189,7 +188,7 @@ func (c *Clients) Append(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(len(cl.results)))
 		for _, r := range cl.results {
 			b = binary.AppendUvarint(b, r.seq)
-			b = binary.AppendUvarint(b, Outcome(r.Result))
+			b = AppendResult(b, r.Result)
 		}
 	}
 	return b
@@ -210,8 +209,8 @@ func Read(b []byte) (c *Clients, ok bool) {
 		seq := cl.low
 		for range u.Uvarint() {
 			r := result{seq: u.Uvarint()}
-			r.Result = ResultOf(u.Uvarint())
-			if u.Bad() || r.seq < seq || r.Refused {
+			r.Result = ReadResult(&u)
+			if u.Bad() || r.seq < seq || r.Refusal == engine.Forgotten {
 				return nil, false
 			}
 			seq = r.seq + 1
@@ -224,33 +223,4 @@ func Read(b []byte) (c *Clients, ok bool) {
 		c.add(cl)
 	}
 	return c, u.Complete()
-}
-
-// A result is written as one number. A change has a revision above 0, so 0 says
-// that there was none; no revision is ever as high as the others.
-const (
-	full    = math.MaxUint64
-	refused = math.MaxUint64 - 1
-)
-
-// Outcome is a result as one number.
-func Outcome(r engine.Result) uint64 {
-	switch {
-	case r.Full:
-		return full
-	case r.Refused:
-		return refused
-	}
-	return r.Revision
-}
-
-// ResultOf is the result with an outcome.
-func ResultOf(outcome uint64) engine.Result {
-	switch outcome {
-	case full:
-		return engine.Result{Full: true}
-	case refused:
-		return engine.Result{Refused: true}
-	}
-	return engine.Result{Done: outcome != 0, Revision: outcome}
 }

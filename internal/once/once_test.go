@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"dkv/store"
 	"dkv/store/engine"
 
 	"pgregory.net/rapid"
@@ -42,10 +43,12 @@ func TestWhatIsRepeatedIsAppliedOnce(t *testing.T) {
 				got := c.Do(id, now, func() engine.Result {
 					applied = true
 					revision++
-					return ResultOf(rapid.SampledFrom([]uint64{revision, 0, full}).Draw(t, "result"))
+					return rapid.SampledFrom([]engine.Result{
+						{Done: true, Revision: revision}, {}, {Refusal: engine.Full}, {Revision: 5}, {Done: true, Revision: revision, Number: -3},
+					}).Draw(t, "result")
 				})
 				switch {
-				case got.Refused:
+				case got.Refusal == engine.Forgotten:
 					refused++
 					if applied {
 						t.Fatal("applied and refused")
@@ -67,7 +70,7 @@ func TestWhatIsRepeatedIsAppliedOnce(t *testing.T) {
 					}
 					first[w] = got
 				}
-				if !got.Refused {
+				if got.Refusal != engine.Forgotten {
 					low[i] = max(low[i], id.Low)
 				}
 			},
@@ -77,7 +80,7 @@ func TestWhatIsRepeatedIsAppliedOnce(t *testing.T) {
 				}
 				id := enrolled[len(enrolled)-1]
 				id.Nonce, id.Seq, id.Low = id.Nonce+10, 9, 9
-				if got := c.Do(id, now, func() engine.Result { panic("applied") }); !got.Refused {
+				if got := c.Do(id, now, func() engine.Result { panic("applied") }); got.Refusal != engine.Forgotten {
 					t.Fatal(got)
 				}
 			},
@@ -120,7 +123,7 @@ func TestTooMuchIsNotKept(t *testing.T) {
 	for i := range 2 * maxKept {
 		c.Enrol(1, 0)
 		id := ID{Client: busy, Nonce: 1, Seq: uint64(i + 1), Low: uint64(max(0, i-10) + 1)}
-		if res := c.Do(id, 0, func() engine.Result { return engine.Result{Done: true, Revision: 1} }); res.Refused {
+		if res := c.Do(id, 0, func() engine.Result { return engine.Result{Done: true, Revision: 1} }); res.Refusal == engine.Forgotten {
 			t.Fatalf("the client that was heard of last is refused write %d", i)
 		}
 		if c.kept > maxKept {
@@ -135,7 +138,7 @@ func TestTooMuchIsNotKept(t *testing.T) {
 		t.Errorf("%d are kept, %d by count; %d of %d are known", sum, c.kept, len(c.known), c.order.Len())
 	}
 	far := ID{Client: busy, Nonce: 1, Seq: 1 << 40, Low: 1}
-	if res := c.Do(far, 0, func() engine.Result { panic("applied") }); !res.Refused {
+	if res := c.Do(far, 0, func() engine.Result { panic("applied") }); res.Refusal != engine.Forgotten {
 		t.Error("a write far ahead is not refused")
 	}
 }
@@ -144,7 +147,15 @@ func FuzzRead(f *testing.F) {
 	c := new(Clients)
 	c.Enrol(5, 7)
 	c.Enrol(6, 8)
-	c.Do(ID{Client: 1, Nonce: 5, Seq: 3, Low: 2}, 9, func() engine.Result { return engine.Result{Full: true} })
+	c.Do(ID{Client: 1, Nonce: 5, Seq: 3, Low: 2}, 9, func() engine.Result { return engine.Result{Refusal: engine.Full} })
+	c.Do(ID{Client: 2, Nonce: 6, Seq: 1, Low: 1}, 9, func() engine.Result {
+		return engine.Result{Done: true, Revision: 9, Txn: &store.TxnResult{Held: true, Revision: 9, Results: []store.OpResult{
+			{Done: true, Revision: 8, Value: []byte("v"), ExpireIn: 5, DeleteIn: 600},
+			{Done: true, Revision: 7, Expired: true},
+			{Done: true, Revision: 9, Number: -1},
+			{},
+		}}}
+	})
 	f.Add(c.Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if c, ok := Read(b); ok && !bytes.Equal(c.Append(nil), b) {

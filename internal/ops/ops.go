@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,6 +59,43 @@ func (w Writes) Delete(ctx context.Context, key string) error {
 	return err
 }
 
+// CompareAndSet implements store.Store.
+func (w Writes) CompareAndSet(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (store.Revision, bool, error) {
+	res, err := w.write(ctx, engine.Op{
+		Kind: engine.SetIfRevision, Key: key, At: uint64(rev), Value: value, ExpireIn: expireIn, DeleteIn: deleteIn,
+	})
+	return store.Revision(res.Revision), res.Done, err
+}
+
+// CompareAndDelete implements store.Store.
+func (w Writes) CompareAndDelete(ctx context.Context, key string, rev store.Revision) (store.Revision, bool, error) {
+	res, err := w.write(ctx, engine.Op{Kind: engine.DeleteIfRevision, Key: key, At: uint64(rev)})
+	return store.Revision(res.Revision), res.Done, err
+}
+
+// Add implements store.Store.
+func (w Writes) Add(ctx context.Context, key string, delta int64) (int64, store.Revision, error) {
+	res, err := w.write(ctx, engine.Op{Kind: engine.Add, Key: key, Delta: delta})
+	return res.Number, store.Revision(res.Revision), err
+}
+
+// Txn implements store.Store.
+func (w Writes) Txn(ctx context.Context, t store.Txn) (store.TxnResult, error) {
+	if err := t.Check(); err != nil {
+		return store.TxnResult{}, err
+	}
+	res, err := w.write(ctx, engine.Op{Kind: engine.Transact, Txn: transaction(&t)})
+	if err != nil || res.Txn == nil {
+		return store.TxnResult{}, err
+	}
+	own := *res.Txn
+	own.Results = slices.Clone(own.Results)
+	for i := range own.Results {
+		own.Results[i].Value = Clone(own.Results[i].Value)
+	}
+	return own, nil
+}
+
 // AcquireLock implements lock.Backend.
 func (w Writes) AcquireLock(ctx context.Context, key string, id []byte, ttl time.Duration) (store.Revision, bool, error) {
 	res, err := w.write(ctx, engine.Op{Kind: engine.SetIfUnset, Space: engine.Locks, Key: key, Value: id, DeleteIn: ttl})
@@ -85,19 +123,95 @@ func (w Writes) write(ctx context.Context, op engine.Op) (engine.Result, error) 
 }
 
 // DoOnce does an operation of a client that may repeat it. It has had no effect if
-// it is Refused.
+// it is Forgotten. What a transaction has read is shared with the store.
 func (w Writes) DoOnce(ctx context.Context, op engine.Op, id once.ID) (res engine.Result, err error) {
-	if err := store.CheckWrite(op.Key, op.Value, op.ExpireIn, op.DeleteIn); err != nil {
-		return engine.Result{}, err
-	}
-	if err := CheckContext(ctx); err != nil {
+	if err := cmp.Or(check(&op), CheckContext(ctx)); err != nil {
 		return engine.Result{}, err
 	}
 	res, err = w.do(ctx, &op, id)
-	if res.Full {
-		err = store.ErrFull
+	if err == nil {
+		err = refusals[res.Refusal]
 	}
 	return res, err
+}
+
+// refusals are the errors of what an engine has not done.
+var refusals = [engine.Refusals]error{
+	engine.Full:       store.ErrFull,
+	engine.NotNumber:  store.ErrNotNumber,
+	engine.OutOfRange: store.ErrOutOfRange,
+	engine.ReadsMuch:  fmt.Errorf("%w: it would read more than %d bytes", store.ErrBadTxn, store.MaxTxnRead),
+}
+
+// check returns the error of an operation that no store does.
+func check(op *engine.Op) error {
+	if op.Kind != engine.Transact {
+		return store.CheckWrite(op.Key, op.Value, op.ExpireIn, op.DeleteIn)
+	}
+	size := 0
+	for i := range op.Txn.If {
+		c := &op.Txn.If[i]
+		if err := store.CheckWrite(c.Key, c.Value, 0, 0); err != nil {
+			return err
+		}
+		size += len(c.Key) + len(c.Value)
+	}
+	for _, branch := range [][]engine.Op{op.Txn.Then, op.Txn.Else} {
+		for i := range branch {
+			if err := check(&branch[i]); err != nil {
+				return err
+			}
+			size += len(branch[i].Key) + len(branch[i].Value)
+		}
+	}
+	if size > store.MaxTxnSize {
+		return store.ErrBadTxn
+	}
+	return nil
+}
+
+// transaction is a transaction, which has been checked, as engines have it.
+func transaction(t *store.Txn) *engine.Txn {
+	return &engine.Txn{If: conditions(t.If), Then: branch(t.Then), Else: branch(t.Else)}
+}
+
+func conditions(conds []store.Cond) []engine.Cond {
+	all := make([]engine.Cond, len(conds))
+	for i := range conds {
+		c := &conds[i]
+		all[i] = engine.Cond{Key: c.Key, Value: c.Value, At: uint64(c.Revision)}
+		switch c.Kind {
+		case store.CondRevision:
+			all[i].Kind = engine.RevisionIs
+		case store.CondExists:
+			all[i].Kind = engine.Exists
+		case store.CondValue:
+			all[i].Kind = engine.ValueIs
+		case store.CondLock:
+			all[i].Kind, all[i].Space = engine.RevisionIs, engine.Locks
+		}
+	}
+	return all
+}
+
+var opKinds = [...]engine.Kind{
+	store.OpKindGet:        engine.Get,
+	store.OpKindSet:        engine.Set,
+	store.OpKindSetIfUnset: engine.SetIfUnset,
+	store.OpKindExpire:     engine.Expire,
+	store.OpKindDelete:     engine.Delete,
+	store.OpKindAdd:        engine.Add,
+}
+
+func branch(ops []store.Op) []engine.Op {
+	all := make([]engine.Op, len(ops))
+	for i := range ops {
+		op := &ops[i]
+		all[i] = engine.Op{
+			Kind: opKinds[op.Kind], Key: op.Key, Value: op.Value, ExpireIn: op.ExpireIn, DeleteIn: op.DeleteIn, Delta: op.Delta,
+		}
+	}
+	return all
 }
 
 // Scan is a scan of the view that open returns, once the arguments have been

@@ -33,29 +33,35 @@ type childOptions struct {
 type request struct {
 	ID       uint64
 	Op       string
-	Key      string        `json:",omitempty"`
-	Value    []byte        `json:",omitempty"`
-	ExpireIn time.Duration `json:",omitempty"`
-	DeleteIn time.Duration `json:",omitempty"`
-	Owner    string        `json:",omitempty"`
-	Range    *store.Range  `json:",omitempty"`
-	Timeout  time.Duration `json:",omitempty"`
+	Key      string         `json:",omitempty"`
+	Value    []byte         `json:",omitempty"`
+	ExpireIn time.Duration  `json:",omitempty"`
+	DeleteIn time.Duration  `json:",omitempty"`
+	Revision store.Revision `json:",omitempty"`
+	Delta    int64          `json:",omitempty"`
+	Txn      *store.Txn     `json:",omitempty"`
+	Owner    string         `json:",omitempty"`
+	Range    *store.Range   `json:",omitempty"`
+	Timeout  time.Duration  `json:",omitempty"`
 }
 
 type reply struct {
-	ID    uint64
-	OK    bool         `json:",omitempty"`
-	Value []byte       `json:",omitempty"`
-	Owner string       `json:",omitempty"`
-	Entry *store.Entry `json:",omitempty"`
-	Info  *store.Info  `json:",omitempty"`
+	ID       uint64
+	OK       bool             `json:",omitempty"`
+	Value    []byte           `json:",omitempty"`
+	Owner    string           `json:",omitempty"`
+	Revision store.Revision   `json:",omitempty"`
+	Sum      int64            `json:",omitempty"`
+	Txn      *store.TxnResult `json:",omitempty"`
+	Entry    *store.Entry     `json:",omitempty"`
+	Info     *store.Info      `json:",omitempty"`
 
 	Entries []store.Entry   `json:",omitempty"`
 	At      *store.Revision `json:",omitempty"`
 
-	Sum   *dkv.Checksum
-	Code  uint16 `json:",omitempty"` // of the sentinel, 0 if Error is no store's
-	Error string `json:",omitempty"`
+	Checksum *dkv.Checksum
+	Code     uint16 `json:",omitempty"` // of the sentinel, 0 if Error is no store's
+	Error    string `json:",omitempty"`
 }
 
 // Main runs the tests of a package, or, in a child process, a member. Call it
@@ -148,6 +154,16 @@ func handle(db *dkv.DB, r request) reply {
 		err = db.Expire(ctx, r.Key)
 	case "delete":
 		err = db.Delete(ctx, r.Key)
+	case "compareandset":
+		a.Revision, a.OK, err = db.CompareAndSet(ctx, r.Key, r.Revision, r.Value, r.ExpireIn, r.DeleteIn)
+	case "compareanddelete":
+		a.Revision, a.OK, err = db.CompareAndDelete(ctx, r.Key, r.Revision)
+	case "add":
+		a.Sum, a.Revision, err = db.Add(ctx, r.Key, r.Delta)
+	case "txn":
+		var res store.TxnResult
+		res, err = db.Txn(ctx, *r.Txn)
+		a.Txn = &res
 	case "acquire":
 		var owner dkv.Owner
 		owner, a.OK, err = db.Acquire(ctx, r.Key, r.DeleteIn)
@@ -174,7 +190,7 @@ func handle(db *dkv.DB, r request) reply {
 	case "checksum":
 		var sum dkv.Checksum
 		sum, a.OK = db.Checksum()
-		a.Sum = &sum
+		a.Checksum = &sum
 	case "close":
 		err = db.Close()
 	default:

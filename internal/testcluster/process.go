@@ -338,6 +338,33 @@ func (p *Process) SetEIfUnset(ctx context.Context, key string, value []byte, exp
 	return a.OK, err
 }
 
+// CompareAndSet implements store.Store.
+func (p *Process) CompareAndSet(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (store.Revision, bool, error) {
+	a, err := p.write(ctx, request{Op: "compareandset", Key: key, Revision: rev, Value: value, ExpireIn: expireIn, DeleteIn: deleteIn})
+	return a.Revision, a.OK, err
+}
+
+// CompareAndDelete implements store.Store.
+func (p *Process) CompareAndDelete(ctx context.Context, key string, rev store.Revision) (store.Revision, bool, error) {
+	a, err := p.write(ctx, request{Op: "compareanddelete", Key: key, Revision: rev})
+	return a.Revision, a.OK, err
+}
+
+// Add implements store.Store.
+func (p *Process) Add(ctx context.Context, key string, delta int64) (int64, store.Revision, error) {
+	a, err := p.write(ctx, request{Op: "add", Key: key, Delta: delta})
+	return a.Sum, a.Revision, err
+}
+
+// Txn implements store.Store.
+func (p *Process) Txn(ctx context.Context, t store.Txn) (store.TxnResult, error) {
+	a, err := p.write(ctx, request{Op: "txn", Txn: &t})
+	if a.Txn == nil {
+		return store.TxnResult{}, err
+	}
+	return *a.Txn, err
+}
+
 // Expire implements store.Store.
 func (p *Process) Expire(ctx context.Context, key string) error {
 	_, err := p.write(ctx, request{Op: "expire", Key: key})
@@ -412,10 +439,10 @@ func (p *Process) Checksum() (replica.Checksum, error) {
 	if err != nil {
 		return replica.Checksum{}, err
 	}
-	if a.Sum == nil {
+	if a.Checksum == nil {
 		return replica.Checksum{}, errors.New("no checksum")
 	}
-	return *a.Sum, nil
+	return *a.Checksum, nil
 }
 
 // Processes is a group each of whose members runs in a process of its own.

@@ -115,6 +115,53 @@ type Txn struct {
 	Then, Else []Op
 }
 
+// Reads is how many reads the branch with more of them has.
+func (t *Txn) Reads() int {
+	most := 0
+	for _, branch := range [][]Op{t.Then, t.Else} {
+		n := 0
+		for i := range branch {
+			if branch[i].Kind == Get {
+				n++
+			}
+		}
+		most = max(most, n)
+	}
+	return most
+}
+
+// WritesTwice tells whether a branch of a transaction writes a key twice.
+func WritesTwice(branch []Op) bool {
+	const few = 16
+	if len(branch) <= few {
+		for i := range branch {
+			for j := range i {
+				if samePlace(&branch[i], &branch[j]) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	type place struct {
+		space Space
+		key   string
+	}
+	written := make(map[place]struct{}, len(branch))
+	writes := 0
+	for i := range branch {
+		if branch[i].Kind != Get {
+			written[place{branch[i].Space, branch[i].Key}] = struct{}{}
+			writes++
+		}
+	}
+	return len(written) < writes
+}
+
+func samePlace(a, b *Op) bool {
+	return a.Key == b.Key && a.Space == b.Space && a.Kind != Get && b.Kind != Get
+}
+
 // Cond is a condition.
 type Cond struct {
 	Kind  CondKind

@@ -83,7 +83,7 @@ func (s *Store) do(_ context.Context, op *engine.Op, id once.ID) (engine.Result,
 
 func (s *Store) apply(op *engine.Op) engine.Result {
 	res := s.db.Apply(op, s.limit)
-	if res.Done && (op.ExpireIn != 0 || op.DeleteIn != 0) {
+	if res.Done && op.HasDeadlines() {
 		s.reaper.arm()
 	}
 	return res

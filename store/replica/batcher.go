@@ -21,6 +21,10 @@ const (
 	maxQueueOps   = 1 << 16
 	maxQueueBytes = 64 << 20
 	maxBatchBytes = 1 << 20 // one operation may be larger
+
+	// readShare is what a read in a transaction counts for in a batch, whatever
+	// it finds: results are kept until the next batch, and part of snapshots.
+	readShare = 16 << 10
 )
 
 // batcher gathers the operations of all goroutines into log entries. Each of its
@@ -67,6 +71,7 @@ const (
 // call is one operation that waits for its result.
 type call struct {
 	op   []byte        // encoded
+	read int           // what its results count for
 	done chan struct{} // receives when res and err are set
 	res  engine.Result
 	err  error
@@ -113,6 +118,9 @@ func (b *batcher) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Res
 	}
 	c := calls.Get().(*call)
 	c.op = command.AppendOp(c.op[:0], op, id)
+	if op.Txn != nil {
+		c.read = readShare * op.Txn.Reads()
+	}
 	if err := b.enqueue(ctx, c); err != nil {
 		return engine.Result{}, err
 	}
@@ -260,13 +268,13 @@ func (b *batcher) takeLocked(seq uint64) *flight {
 	taken, bytes := 0, 0
 	for _, c := range b.mu.queue {
 		if !c.givenUp {
-			if f.waiting == command.MaxOps || f.waiting > 0 && bytes+len(c.op) > maxBatchBytes {
+			if f.waiting == command.MaxOps || f.waiting > 0 && bytes+len(c.op)+c.read > maxBatchBytes {
 				break
 			}
 			c.flight = f
 			f.calls = append(f.calls, c)
 			f.waiting++
-			bytes += len(c.op)
+			bytes += len(c.op) + c.read
 			b.mu.live--
 			b.mu.bytes -= len(c.op)
 		}

@@ -102,11 +102,22 @@ func (m *machine) apply(cmd []byte) sm.Result {
 	}
 	results, ok := m.sessions.apply(b, func(i int) engine.Result { return m.applyOp(db, b, i) })
 	// An operation may leave two deadlines behind; ticks carry out many more.
-	db.Reap(reapPerBatch + len(b.Ops))
+	db.Reap(reapPerBatch + operations(b.Ops))
 	if b.Member == m.store.member && b.Incarnation == m.store.incarnation {
 		m.store.batcher.applied(b.Slot, b.Seq, results, ok)
 	}
 	return sm.Result{}
+}
+
+// operations counts those of transactions, too.
+func operations(ops []engine.Op) int {
+	n := len(ops)
+	for i := range ops {
+		if t := ops[i].Txn; t != nil {
+			n += max(len(t.Then), len(t.Else))
+		}
+	}
+	return n
 }
 
 // applyOp applies operation i of a batch.

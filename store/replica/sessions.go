@@ -81,7 +81,7 @@ func (s sessions) clone() sessions {
 // engine's state.
 const (
 	snapshotMagic   = "dkv replica"
-	snapshotVersion = 3
+	snapshotVersion = 4
 )
 
 func (f *frozen) save(w io.Writer) error {
@@ -118,7 +118,7 @@ func (ses *session) append(b []byte, member uint64) []byte {
 		b = binary.AppendUvarint(b, slot.low)
 		b = binary.AppendUvarint(b, uint64(len(slot.results)))
 		for _, r := range slot.results {
-			b = binary.AppendUvarint(b, once.Outcome(r))
+			b = once.AppendResult(b, r)
 		}
 	}
 	return b
@@ -189,7 +189,10 @@ func readSession(b []byte) (member uint64, ses *session, ok bool) {
 			return 0, nil, false
 		}
 		for range n {
-			slot.results = append(slot.results, once.ResultOf(u.Uvarint()))
+			slot.results = append(slot.results, once.ReadResult(&u))
+			if u.Bad() {
+				return 0, nil, false
+			}
 		}
 	}
 	return member, ses, u.Complete()

@@ -2,12 +2,14 @@ package storetest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"maps"
 	"math"
+	"math/big"
 	"slices"
 	"strings"
 	"sync"
@@ -230,6 +232,128 @@ func (m *member) SetEIfUnset(ctx context.Context, key string, value []byte, expi
 		}
 	})
 	return set, err
+}
+
+func (m *member) CompareAndSet(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (at store.Revision, ok bool, err error) {
+	err = m.do(ctx, store.CheckWrite(key, value, expireIn, deleteIn), func(db *naive, now time.Time) {
+		if at = db.revisionOf(key); at == rev {
+			db.put(key, newItem(value, now, expireIn, deleteIn))
+			at, ok = db.mu.revision, true
+		}
+	})
+	return at, ok, err
+}
+
+func (m *member) CompareAndDelete(ctx context.Context, key string, rev store.Revision) (at store.Revision, ok bool, err error) {
+	err = m.do(ctx, store.CheckKey(key), func(db *naive, _ time.Time) {
+		if at = db.revisionOf(key); at == rev && at != 0 {
+			db.remove(key)
+			at, ok = db.mu.revision, true
+		}
+	})
+	return at, ok, err
+}
+
+func (m *member) Add(ctx context.Context, key string, delta int64) (sum int64, rev store.Revision, err error) {
+	bad := m.do(ctx, store.CheckKey(key), func(db *naive, _ time.Time) {
+		if sum, err = db.add(key, delta); err == nil {
+			rev = db.mu.revision
+		}
+	})
+	return sum, rev, cmp.Or(bad, err)
+}
+
+func (m *member) Txn(ctx context.Context, t store.Txn) (res store.TxnResult, err error) {
+	bad := m.do(ctx, t.Check(), func(db *naive, now time.Time) { res, err = db.txn(t, now) })
+	return res, cmp.Or(bad, err)
+}
+
+// revisionOf is 0 if the key is not there.
+func (db *naive) revisionOf(key string) store.Revision {
+	if it := db.mu.items[key]; it != nil {
+		return it.revision
+	}
+	return 0
+}
+
+func (db *naive) add(key string, delta int64) (int64, error) {
+	next, n := &item{}, new(big.Int)
+	if it := db.mu.items[key]; it != nil {
+		next.expires, next.deletes = it.expires, it.deletes
+		if it.expired {
+			next.expires = it.deletes
+		} else if _, ok := n.SetString(string(it.value), 10); !ok || !n.IsInt64() {
+			return 0, store.ErrNotNumber
+		}
+	}
+	if n.Add(n, big.NewInt(delta)); !n.IsInt64() {
+		return 0, store.ErrOutOfRange
+	}
+	next.value = []byte(n.String())
+	db.put(key, next)
+	return n.Int64(), nil
+}
+
+// txn carries a transaction out and, if that fails, puts everything back.
+func (db *naive) txn(t store.Txn, now time.Time) (store.TxnResult, error) {
+	before, revision := maps.Clone(db.mu.items), db.mu.revision
+	res := store.TxnResult{Held: true}
+	for _, c := range t.If {
+		it := before[c.Key]
+		switch c.Kind {
+		case store.CondRevision:
+			res.Held = res.Held && db.revisionOf(c.Key) == c.Revision
+		case store.CondExists:
+			res.Held = res.Held && it != nil
+		case store.CondValue:
+			res.Held = res.Held && it != nil && !it.expired && bytes.Equal(it.value, c.Value)
+		case store.CondLock:
+			l := db.mu.locks[c.Key]
+			res.Held = res.Held && l != nil && l.revision == c.Revision
+		}
+	}
+	branch := t.Then
+	if !res.Held {
+		branch = t.Else
+	}
+	read := 0
+	var err error
+	for _, op := range branch {
+		var r store.OpResult
+		last := db.mu.revision
+		switch op.Kind {
+		case store.OpKindGet:
+			if it := before[op.Key]; it != nil {
+				e := it.entry(op.Key, now)
+				r = store.OpResult{Done: true, Revision: e.Revision, Value: e.Value, Expired: e.Expired, ExpireIn: e.ExpireIn, DeleteIn: e.DeleteIn}
+			}
+			if read += len(r.Value); read > store.MaxTxnRead {
+				err = store.ErrBadTxn
+			}
+		case store.OpKindSetIfUnset:
+			if before[op.Key] == nil {
+				db.put(op.Key, newItem(op.Value, now, op.ExpireIn, op.DeleteIn))
+			}
+		case store.OpKindSet:
+			db.put(op.Key, newItem(op.Value, now, op.ExpireIn, op.DeleteIn))
+		case store.OpKindExpire:
+			db.expire(op.Key)
+		case store.OpKindDelete:
+			db.remove(op.Key)
+		case store.OpKindAdd:
+			r.Number, err = db.add(op.Key, op.Delta)
+		}
+		if err != nil {
+			db.mu.items, db.mu.revision = before, revision
+			return store.TxnResult{}, err
+		}
+		if db.mu.revision > last {
+			r.Done, r.Revision = true, db.mu.revision
+		}
+		res.Results = append(res.Results, r)
+	}
+	res.Revision = db.mu.revision
+	return res, nil
 }
 
 func (m *member) Expire(ctx context.Context, key string) error {
