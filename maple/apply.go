@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"dkv/store"
 	"dkv/store/engine"
 )
 
@@ -41,7 +42,7 @@ func (db *DB) Apply(op *engine.Op, limit int64) engine.Result {
 	case !db.resize(next.size()-l.rec.size(), limit):
 		return engine.Result{Refusal: engine.Full}
 	}
-	res.Revision = db.replace(op.Space, &l, next)
+	res.Revision = db.replace(op.Space, &l, next, false)
 	return res
 }
 
@@ -243,8 +244,9 @@ func (db *DB) resize(growth, limit int64) bool {
 // was put there: readers that come after that see it. All readers, of keys and of
 // views, thus see changes in the order of their revisions, without a lock that
 // writers share.
-func (db *DB) replace(space engine.Space, l *locked, next *record) uint64 {
+func (db *DB) replace(space engine.Space, l *locked, next *record, byDeadline bool) uint64 {
 	c := db.put(space, l, next)
+	c.byDeadline = byDeadline
 	rev := db.revision.Add(1)
 	atomic.StoreUint64(&c.next.rev, rev)
 	db.finish(space, l, &c)
@@ -256,6 +258,7 @@ type change struct {
 	old, next   *record
 	goes        bool // the key does: next is a tombstone
 	stale       bool // so is old's reminder
+	byDeadline  bool
 	keys, bytes int64
 }
 
@@ -302,4 +305,21 @@ func (db *DB) finish(space engine.Space, l *locked, c *change) {
 	if c.bytes != 0 && space == engine.Keys {
 		db.bytes.Add(c.bytes)
 	}
+	if db.changed != nil {
+		db.changed(c.event(space))
+	}
+}
+
+// event is the change as others are told of it.
+func (c *change) event(space engine.Space) engine.Change {
+	e := engine.Change{Revision: c.next.rev, Space: space, ByDeadline: c.byDeadline, Key: c.next.key()}
+	switch c.next.kind() {
+	case live:
+		e.Type, e.Value = store.EventSet, c.next.value()
+	case expired:
+		e.Type = store.EventExpired
+	case tombstone:
+		e.Type = store.EventDeleted
+	}
+	return e
 }

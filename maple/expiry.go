@@ -353,7 +353,7 @@ func (db *DB) reap(r reminder, now int64) (done bool) {
 		after = old.afterDeadline()
 	}
 	db.resize(after.size()-old.size(), 0)
-	db.replace(r.space, &l, after)
+	db.replace(r.space, &l, after, true)
 	return true
 }
 

@@ -56,6 +56,8 @@ type DB struct {
 
 	revision atomic.Uint64 // of the last change, see replace
 
+	changed func(engine.Change) // nil if nobody wants to know
+
 	clock  func() time.Duration // nil if only Tick moves the time
 	ticked atomic.Int64         // the reading without a clock
 
@@ -81,7 +83,7 @@ var _ engine.Engine = (*DB)(nil)
 
 // New returns an empty DB.
 func New(opts engine.Options) *DB {
-	db := &DB{clock: opts.Now, bytes: xsync.NewCounter()}
+	db := &DB{clock: opts.Now, changed: opts.Changed, bytes: xsync.NewCounter()}
 	for i := range db.spaces {
 		sp := &db.spaces[i]
 		sp.table = newTable()

@@ -106,7 +106,8 @@ var (
 	// final.
 	ErrFull = sentinel(11, KindFinal, "dkv: full")
 
-	// ErrBadRange is returned by a scan with a negative limit. Kind: final.
+	// ErrBadRange is returned by a scan with a negative limit, and by a watch of
+	// both a key and a prefix. Kind: final.
 	ErrBadRange = sentinel(12, KindFinal, "dkv: bad range")
 
 	// ErrDiskFull is returned for a write when the member's disk is about to be
@@ -127,6 +128,15 @@ var (
 	// one that writes a key twice, and one that would read more than MaxTxnRead.
 	// Kind: final.
 	ErrBadTxn = sentinel(16, KindFinal, "dkv: bad transaction")
+
+	// ErrCompacted is returned by a watch if what it would have shown next is
+	// not remembered any longer: what it watches has to be read again. Kind:
+	// final.
+	ErrCompacted = sentinel(17, KindFinal, "dkv: compacted")
+
+	// ErrFutureRevision is returned by a watch from a revision that lies beyond
+	// the next. Kind: final.
+	ErrFutureRevision = sentinel(18, KindFinal, "dkv: future revision")
 )
 
 var byCode = make(map[uint16]*Error)

@@ -115,6 +115,24 @@ type Store interface {
 	// of a state of their own.
 	Scan(ctx context.Context, r Range) iter.Seq2[Entry, error]
 
+	// Watch yields the changes of keys as events in the order of their
+	// revisions, without a gap and none twice, from the call on or from an
+	// earlier revision on. Once Watch has returned, no later change is missed,
+	// even if the loop over the events begins much later. The sequence is for
+	// one loop; the watch ends when that is left or when ctx ends, and an error
+	// is the last that is yielded.
+	//
+	// What has changed is remembered for a while: the last changes, up to some
+	// 16 MiB of them. A watch that begins further back, or falls behind
+	// further, ends with ErrCompacted, and so does one on a member that was so
+	// far behind that it has received a snapshot of the state: the keys have to
+	// be read again, and watched from there on. A watch never holds up the
+	// store.
+	//
+	// Errors: ErrCompacted, ErrFutureRevision, ErrBadRange, ErrKeyTooLarge, and
+	// those of every read.
+	Watch(ctx context.Context, w Watch) (iter.Seq2[Event, error], error)
+
 	// Info describes the store as this process sees it now, without asking
 	// other members.
 	Info(ctx context.Context) (Info, error)
@@ -152,6 +170,7 @@ type Info struct {
 	// reckoned from the entries alone, so it is the same on all members.
 	Size int64
 
+	Watches       int   // watches under way
 	Views         int   // open views: snapshots and scans under way
 	Retained      int64 // superseded versions that are kept for them
 	RetainedBytes int64 // the memory that those take

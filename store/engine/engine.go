@@ -245,6 +245,22 @@ type Options struct {
 	// Now reads a monotonic clock, which may not be negative. If it is nil,
 	// time stands still but for Tick.
 	Now func() time.Duration
+
+	// Changed is called with each change, if it is not nil: after the change has
+	// its revision and before the call that makes it returns. The order of the
+	// calls is that of the revisions if the engine has no clock; otherwise they
+	// may come concurrently. It must be quick, and not call the engine.
+	Changed func(Change)
+}
+
+// Change is what happened to a key at one revision.
+type Change struct {
+	Revision   uint64
+	Space      Space
+	Type       store.EventType
+	ByDeadline bool
+	Key        string // shared with the engine, as the value is
+	Value      []byte // nil unless it was set
 }
 
 // Factory makes engines.

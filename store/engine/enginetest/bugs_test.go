@@ -25,7 +25,7 @@ const (
 )
 
 func allBugs() (all []bug) {
-	for _, l := range [][]bug{operationBugs, timeBugs, viewBugs, streamBugs, concurrencyBugs, transactionBugs} {
+	for _, l := range [][]bug{operationBugs, timeBugs, viewBugs, streamBugs, concurrencyBugs, changeBugs, transactionBugs} {
 		all = append(all, l...)
 	}
 	return all

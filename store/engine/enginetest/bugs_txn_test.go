@@ -3,6 +3,7 @@ package enginetest
 import (
 	"runtime"
 	"strconv"
+	"sync"
 
 	"dkv/store"
 	"dkv/store/engine"
@@ -28,6 +29,49 @@ func onTxn(change func(t *engine.Txn)) func(b *broken) {
 		change(&t)
 		op.Txn = &t
 	})
+}
+
+// onTold replaces what a naive engine tells.
+func onTold(change func(tell func(engine.Change), c engine.Change)) func(b *broken) {
+	return func(b *broken) {
+		tell := b.changed
+		if tell == nil {
+			return
+		}
+		b.changed = func(c engine.Change) { change(tell, c) }
+	}
+}
+
+var changeBugs = []bug{
+	{name: "ExpiryIsNotToldOf", caughtBy: []string{byAnyWalk}, plant: onTold(func(tell func(engine.Change), c engine.Change) {
+		if c.Type != store.EventExpired || !c.ByDeadline {
+			tell(c)
+		}
+	})},
+	{name: "DeadlinesAreToldOfAsCalls", caughtBy: []string{byAnyWalk}, plant: onTold(func(tell func(engine.Change), c engine.Change) {
+		c.ByDeadline = false
+		tell(c)
+	})},
+	{name: "LocksAreToldOfAsKeys", caughtBy: []string{byAnyWalk}, plant: onTold(func(tell func(engine.Change), c engine.Change) {
+		c.Space = engine.Keys
+		tell(c)
+	})},
+	{name: "ChangesAreToldOfTwice", caughtBy: []string{byAnyWalk, "EachConcurrentChange"}, plant: onTold(func(tell func(engine.Change), c engine.Change) {
+		tell(c)
+		tell(c)
+	})},
+	{name: "ChangesAreToldOfLater", caughtBy: []string{"EachConcurrentChange"}, plant: func() func(b *broken) {
+		var mu sync.Mutex
+		var last *engine.Change
+		return onTold(func(tell func(engine.Change), c engine.Change) {
+			mu.Lock()
+			defer mu.Unlock()
+			if last != nil {
+				tell(*last)
+			}
+			last = &c
+		})
+	}()},
 }
 
 var transactionBugs = []bug{

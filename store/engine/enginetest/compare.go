@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"dkv/store"
@@ -14,6 +15,10 @@ import (
 
 // check compares all that can be seen. It runs after each step of a walk.
 func (w *walk) check(t *rapid.T) {
+	if !reflect.DeepEqual(w.told, w.twinTold) {
+		t.Fatalf("the engine has told of %+v, want %+v", w.told, w.twinTold)
+	}
+	w.told, w.twinTold = nil, nil
 	if err := w.compare(w.engine, w.twin); err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,8 @@ var Naive = engine.Factory{
 }
 
 type naive struct {
-	clock func() time.Duration // nil if only Tick moves the time
+	clock   func() time.Duration // nil if only Tick moves the time
+	changed func(engine.Change)  // nil if nobody wants to know
 
 	mu struct {
 		sync.Mutex
@@ -32,7 +33,7 @@ type naive struct {
 }
 
 func newNaive(opts engine.Options) *naive {
-	n := &naive{clock: opts.Now}
+	n := &naive{clock: opts.Now, changed: opts.Changed}
 	n.mu.state = state{ticking: opts.Now == nil, records: make(map[place]record)}
 	n.mu.views = make(map[*view]struct{})
 	return n
@@ -88,7 +89,19 @@ func (n *naive) Entry(space engine.Space, key string) (store.Entry, bool) {
 func (n *naive) Apply(op *engine.Op, limit int64) engine.Result {
 	s := n.lock()
 	defer n.mu.Unlock()
+	defer n.tellLocked()
 	return s.apply(op, limit)
+}
+
+// tellLocked tells of the changes that were made.
+func (n *naive) tellLocked() {
+	s := &n.mu.state
+	if n.changed != nil {
+		for _, c := range s.changed {
+			n.changed(c)
+		}
+	}
+	s.changed = nil
 }
 
 func (n *naive) Tick(elapsed, lag time.Duration) {
@@ -109,6 +122,7 @@ func (n *naive) Unsettled() (open bool, settling time.Duration, ok bool) {
 func (n *naive) Reap(limit int) int {
 	s := n.lock()
 	defer n.mu.Unlock()
+	defer n.tellLocked()
 	return s.reap(limit)
 }
 

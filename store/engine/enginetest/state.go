@@ -21,6 +21,16 @@ type state struct {
 	now      time.Duration // the reading of the clock
 	revision uint64        // of the last change
 	records  map[place]record
+
+	// changed are the changes that have not been told of yet.
+	changed []engine.Change
+}
+
+// tell notes what has become of a record.
+func (s *state) tell(p place, typ store.EventType, byDeadline bool, value []byte) {
+	s.changed = append(s.changed, engine.Change{
+		Revision: s.revision, Space: p.space, Type: typ, ByDeadline: byDeadline, Key: p.key, Value: value,
+	})
 }
 
 // place is where a record is found.
@@ -53,6 +63,7 @@ const (
 
 func (s *state) clone() state {
 	c := *s
+	c.changed = slices.Clone(s.changed)
 	c.records = maps.Clone(s.records)
 	return c
 }
@@ -244,6 +255,7 @@ func (s *state) apply(op *engine.Op, limit int64) engine.Result {
 	if remove {
 		s.revision++
 		delete(s.records, p)
+		s.tell(p, store.EventDeleted, false, nil)
 		return done
 	}
 	grows := next.size(p.key)
@@ -259,6 +271,11 @@ func (s *state) apply(op *engine.Op, limit int64) engine.Result {
 		next.written = s.revision
 	}
 	s.records[p] = next
+	if next.expired {
+		s.tell(p, store.EventExpired, false, nil)
+	} else {
+		s.tell(p, store.EventSet, false, next.value)
+	}
 	return done
 }
 
@@ -342,7 +359,9 @@ func (s *state) reap(limit int) int {
 		s.revision++
 		if s.isDeleted(r) {
 			delete(s.records, p)
+			s.tell(p, store.EventDeleted, true, nil)
 		} else {
+			s.tell(p, store.EventExpired, true, nil)
 			s.records[p] = record{expired: true, revision: s.revision, written: r.written, expire: never, delete: r.delete}
 		}
 	}

@@ -18,6 +18,31 @@ var transactionChecks = []check{
 			transfers(t, f)
 		}
 	}},
+	{"EachConcurrentChangeIsToldOfOnce", func(t rapid.TB, f engine.Factory) {
+		const writers, changes = 4, 300
+		var told [writers*changes*2 + 1]atomic.Pointer[engine.Change]
+		opts := standing()
+		opts.Changed = func(c engine.Change) {
+			if c.Revision == 0 || c.Revision >= uint64(len(told)) || !told[c.Revision].CompareAndSwap(nil, &c) {
+				t.Errorf("a change is told of for the second time, or that was none: %+v", c)
+			}
+		}
+		e := f.New(opts)
+		together(writers, func(w int) {
+			for i := range changes {
+				key := fmt.Sprint(i % 10)
+				set(e, key, fmt.Sprint(w, " ", i), 0, 0)
+				if c := told[set(e, key, "last", 0, 0).Revision].Load(); c == nil || c.Key != key || string(c.Value) != "last" {
+					t.Errorf("when Set has returned, its change has been told of as %+v", c)
+				}
+			}
+		})
+		for rev := range told[1:] {
+			if told[rev+1].Load() == nil {
+				t.Errorf("change %d is not told of", rev+1)
+			}
+		}
+	}},
 	{"NoConcurrentChangeIsLost", func(t rapid.TB, f engine.Factory) {
 		const writers, changes = 4, 300
 		e := f.New(standing())

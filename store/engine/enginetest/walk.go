@@ -76,6 +76,9 @@ type walk struct {
 	views []viewPair
 	held  []held
 
+	// What the engine and the twin have told of, since both were last compared.
+	told, twinTold []engine.Change
+
 	// What was written since the last tick, and between the last two.
 	open, settling batch
 }
@@ -102,12 +105,19 @@ type batch struct {
 func newWalk(t *rapid.T, f engine.Factory, ticks bool, unit time.Duration) *walk {
 	w := &walk{factory: f, ticks: ticks, unit: unit}
 	w.keys = rapid.Permutation(walkKeys).Draw(t, "keys")[:rapid.IntRange(1, len(walkKeys)).Draw(t, "number of keys")]
-	w.engine, w.twin = f.New(w.options()), Naive.New(w.options())
+	w.engine, w.twin = f.New(w.telling(&w.told)), Naive.New(w.telling(&w.twinTold))
 	if ticks {
 		w.shadow = f.New(w.options())
 	}
 	w.open.shortest, w.settling.shortest = never, never
 	return w
+}
+
+// telling returns the options of an engine that tells of its changes.
+func (w *walk) telling(told *[]engine.Change) engine.Options {
+	opts := w.options()
+	opts.Changed = func(c engine.Change) { *told = append(*told, c) }
+	return opts
 }
 
 func (w *walk) options() engine.Options {
@@ -425,7 +435,8 @@ func (w *walk) saveAndLoad(t *rapid.T) {
 	if otherClock {
 		w.clock.Store(rapid.Int64Range(0, 20).Draw(t, "clock"))
 	}
-	loaded, twin := loadedFrom(t, w.factory, got, w.options()), loadedFrom(t, Naive, want, w.options())
+	loaded := loadedFrom(t, w.factory, got, w.telling(&w.told))
+	twin := loadedFrom(t, Naive, want, w.telling(&w.twinTold))
 	if err := w.compare(loaded, twin); err != nil {
 		t.Fatalf("loaded: %v", err)
 	}
