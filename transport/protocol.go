@@ -49,6 +49,10 @@ import (
 // gets store.ErrUnavailable. It gets store.ErrBusy while another request has the
 // cursor, and so does a methodScan that would be the one too many to need one.
 // The timeout of a request bounds its page; a scan whose page is late is over.
+// A watch is a client that polls: methodPoll waits for events from a revision on, for
+// a time that the client says, and returns them and the revision from which the
+// next poll goes on, be it of this server or of another. A connection that has too
+// many polls under way gets store.ErrBusy.
 const (
 	magic   = "dkv\x00"
 	version = 3
@@ -76,6 +80,7 @@ const (
 	methodScanNext
 	methodScanStop
 	methodGetStale
+	methodPoll
 	methods
 )
 

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -26,7 +27,8 @@ const (
 	writeTimeout  = 10 * time.Second // for a client to take its responses
 	lingerTimeout = time.Second      // for a client to hang up when the server closes
 	drainTimeout  = 2 * time.Second  // for requests under way when the server closes
-	maxInFlight   = 1024             // requests of one connection at a time
+	maxInFlight   = 1024             // requests of one connection at a time, but for polls
+	maxPolls      = 1 << 14          // polls of one connection at a time
 )
 
 // Backend is what a server serves.
@@ -34,6 +36,12 @@ type Backend interface {
 	store.Store
 	lock.Backend
 	Ready(ctx context.Context) error
+
+	// Poll is a part of a watch: it waits for events from what.From on, and
+	// returns as many as take up to maxBytes and the revision to go on from.
+	// After the time wait it returns none, which is no error. If what.From is 0,
+	// it does not wait.
+	Poll(ctx context.Context, what store.Watch, wait time.Duration, maxBytes int64) (events []store.Event, next store.Revision, err error)
 
 	// Enrol and DoOnce are for clients that repeat a write until they know what
 	// came of it; see internal/ops.
@@ -162,11 +170,13 @@ func (s *Server) serve(conn net.Conn) {
 	}
 
 	ctx, cancel := context.WithCancel(s.ctx)
+	pollCtx, endPolls := context.WithCancel(ctx)
 	w := responses{conn: conn, w: bufio.NewWriter(conn)}
 	scans := newCursors(ctx, s.backend, s.clock)
 	var requests sync.WaitGroup
 	last := uint64(0)
 	defer func() {
+		endPolls() // who polls goes on at another server
 		if !s.closing() {
 			cancel() // the client has gone
 		}
@@ -178,7 +188,7 @@ func (s *Server) serve(conn net.Conn) {
 			linger(conn)
 		}
 	}()
-	slots := make(chan struct{}, maxInFlight)
+	slots, polls := make(chan struct{}, maxInFlight), make(chan struct{}, maxPolls)
 	for r := bufio.NewReader(conn); ; {
 		body, err := readFrame(r)
 		if err != nil {
@@ -188,12 +198,24 @@ func (s *Server) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
+		last = req.id
+		if req.method == methodPoll {
+			select {
+			case polls <- struct{}{}:
+				requests.Go(func() {
+					w.write(s.answer(pollCtx, req, nil))
+					<-polls
+				})
+			default:
+				w.write(failure(req.id, fmt.Errorf("%w: %d watches are under way on the connection", store.ErrBusy, maxPolls)))
+			}
+			continue
+		}
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		last = req.id
 		scan := scans.receive(req)
 		requests.Go(func() {
 			w.write(s.answer(ctx, req, scan))
@@ -308,6 +330,13 @@ func (s *Server) do(ctx context.Context, req request, scan scanRequest) ([]byte,
 		}
 		res, err := s.backend.DoOnce(ctx, op, id)
 		return appendResult(nil, res), err
+	case methodPoll:
+		p, err := parsePoll(req.arg)
+		if err != nil {
+			return nil, err
+		}
+		events, next, err := s.backend.Poll(ctx, p.what, p.wait, pageBytes)
+		return appendEvents(nil, events, next), err
 	case methodScan, methodScanNext, methodScanStop:
 		return scan(ctx)
 	}

@@ -41,6 +41,7 @@ type request struct {
 	Delta    int64          `json:",omitempty"`
 	Txn      *store.Txn     `json:",omitempty"`
 	Owner    string         `json:",omitempty"`
+	Watch    *store.Watch   `json:",omitempty"`
 	Range    *store.Range   `json:",omitempty"`
 	Timeout  time.Duration  `json:",omitempty"`
 }
@@ -56,6 +57,7 @@ type reply struct {
 	Entry    *store.Entry     `json:",omitempty"`
 	Info     *store.Info      `json:",omitempty"`
 
+	Events  []store.Event   `json:",omitempty"`
 	Entries []store.Entry   `json:",omitempty"`
 	At      *store.Revision `json:",omitempty"`
 
@@ -185,6 +187,8 @@ func handle(db *dkv.DB, r request) reply {
 				a.Entries = append(a.Entries, e)
 			}
 		}
+	case "watch":
+		a.Events, a.Revision, err = poll(ctx, db, *r.Watch)
 	case "ready":
 		err = db.Ready(ctx)
 	case "checksum":
@@ -197,4 +201,42 @@ func handle(db *dkv.DB, r request) reply {
 		err = fmt.Errorf("unknown request %q", r.Op)
 	}
 	return failure(a, err)
+}
+
+// poll returns some events of a watch, and the revision to go on from.
+func poll(ctx context.Context, db *dkv.DB, what store.Watch) (events []store.Event, next store.Revision, err error) {
+	const wait, more, most = 200 * time.Millisecond, time.Millisecond, 256
+	if what.From == 0 {
+		if err := db.Ready(ctx); err != nil {
+			return nil, 0, err
+		}
+		info, err := db.Info(ctx)
+		return nil, info.Revision + 1, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	watch, err := db.Watch(ctx, what)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = nil // it takes its time to get ready
+		}
+		return nil, what.From, err
+	}
+	next = what.From
+	for e, err := range watch {
+		if err != nil {
+			if ctx.Err() != nil {
+				err = nil
+			}
+			return events, next, err
+		}
+		if len(events) == 0 {
+			time.AfterFunc(more, cancel)
+		}
+		events, next = append(events, e), e.Revision+1
+		if len(events) == most {
+			break
+		}
+	}
+	return events, next, nil
 }

@@ -3,6 +3,7 @@ package testcluster
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"dkv/internal/ops"
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/replica"
@@ -363,6 +365,31 @@ func (p *Process) Txn(ctx context.Context, t store.Txn) (store.TxnResult, error)
 		return store.TxnResult{}, err
 	}
 	return *a.Txn, err
+}
+
+// Watch implements store.Store. It goes on while the process does not answer, since
+// that is what a test is about, and ends when the process has ended.
+func (p *Process) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
+	a, err := p.do(ctx, request{Op: "watch", Watch: &what})
+	if err != nil {
+		return nil, err
+	}
+	return func(yield func(store.Event, error) bool) {
+		for {
+			for _, e := range a.Events {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if a.Revision != 0 {
+				what.From = a.Revision
+			}
+			if a, err = p.do(ctx, request{Op: "watch", Watch: &what}); err != nil && (!errors.Is(err, store.ErrUnknown) || !p.Running()) || ctx.Err() != nil {
+				yield(store.Event{}, cmp.Or(ops.CheckContext(ctx), err))
+				return
+			}
+		}
+	}, nil
 }
 
 // Expire implements store.Store.

@@ -4,12 +4,15 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"dkv/internal/clock"
+	"dkv/internal/feed"
 	"dkv/internal/once"
 	"dkv/internal/ops"
 	"dkv/maple"
@@ -31,6 +34,7 @@ type Store struct {
 	limit  int64
 	reaper reaper
 	clock  store.Clock
+	feed   *feed.Feed
 	closed atomic.Bool
 
 	clients struct {
@@ -49,7 +53,9 @@ func Open(opts Options) *Store {
 	if opts.Engine.New == nil {
 		opts.Engine = maple.Factory
 	}
-	s := &Store{db: opts.Engine.New(engine.Options{Now: opts.Clock.Now}), limit: opts.MaxBytes}
+	s := &Store{limit: opts.MaxBytes}
+	s.feed = feed.New(func() uint64 { return s.db.Revision() })
+	s.db = opts.Engine.New(engine.Options{Now: opts.Clock.Now, Changed: s.feed.Changed})
 	s.Writes = ops.New(s.do)
 	s.reaper.db = s.db
 	s.clock, s.reaper.clock = opts.Clock, opts.Clock
@@ -60,6 +66,7 @@ func Open(opts Options) *Store {
 func (s *Store) Close() error {
 	if !s.closed.Swap(true) {
 		s.reaper.close()
+		s.feed.Close()
 	}
 	return nil
 }
@@ -132,8 +139,41 @@ func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, 
 		if s.closed.Load() {
 			return nil, store.ErrClosed
 		}
+		if r.At != nil {
+			s.feed.Start() // from there on, the caller may want to watch
+		}
 		return s.db.View(), nil
 	})
+}
+
+// Watch implements store.Store. What changes is remembered from the first call of
+// Watch, or of Scan with a Range.At, on.
+func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
+	w, err := s.watch(ctx, what)
+	if err != nil {
+		return nil, err
+	}
+	return feed.Events(ctx, w), nil
+}
+
+// Poll is a part of a watch; see [feed.Poll].
+func (s *Store) Poll(ctx context.Context, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
+	w, err := s.watch(ctx, what)
+	if err != nil {
+		return nil, 0, err
+	}
+	return feed.Poll(ctx, w, what, wait, maxBytes)
+}
+
+func (s *Store) watch(ctx context.Context, what store.Watch) (*feed.Watcher, error) {
+	if s.closed.Load() {
+		return nil, store.ErrClosed
+	}
+	if err := cmp.Or(what.Check(), ops.CheckContext(ctx)); err != nil {
+		return nil, err
+	}
+	s.feed.Start()
+	return s.feed.Watch(engine.Keys, what)
 }
 
 // Info implements store.Store.
@@ -141,7 +181,7 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	if s.closed.Load() {
 		return store.Info{}, store.ErrClosed
 	}
-	info := store.Info{Mode: "memory"}
+	info := store.Info{Mode: "memory", Watches: s.feed.Watchers()}
 	s.db.Info(&info)
 	return info, ops.CheckContext(ctx)
 }

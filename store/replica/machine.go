@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"dkv/internal/command"
+	"dkv/internal/feed"
 	"dkv/internal/once"
 	"dkv/store/engine"
 
@@ -50,6 +51,7 @@ type machine struct {
 
 	// What is not part of the state: it neither goes into a snapshot or checksum
 	// nor decides what an entry does.
+	feed     *feed.Feed // what has changed, for those who watch
 	progress progress
 	applied  atomic.Uint64 // index of the last entry that Update is done with
 	applying atomic.Uint64 // index of the entry that it is at, 0 if none
@@ -64,9 +66,14 @@ var _ sm.IConcurrentStateMachine = (*machine)(nil)
 
 func newMachine(s *Store, f engine.Factory) *machine {
 	m := &machine{store: s, factory: f, sessions: make(sessions), clients: new(once.Clients)}
-	m.db.Store(&state{f.New(engine.Options{})})
+	m.feed = feed.New(func() uint64 { return m.db.Load().Revision() })
+	m.feed.Reset(0)
+	m.db.Store(&state{f.New(m.options())})
 	return m
 }
+
+// options are those of an engine that holds the state.
+func (m *machine) options() engine.Options { return engine.Options{Changed: m.feed.Changed} }
 
 // Update applies log entries.
 func (m *machine) Update(entries []sm.Entry) ([]sm.Entry, error) {
@@ -225,7 +232,7 @@ func (m *machine) SaveSnapshot(state any, w io.Writer, _ sm.ISnapshotFileCollect
 // RecoverFromSnapshot replaces the state by a saved one. If that is damaged, the
 // error ends the process, as Dragonboat has it: the member has lost its data.
 func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-chan struct{}) error {
-	f, db, err := load(stoppable{r: r, stop: stop}, m.factory)
+	f, db, err := load(stoppable{r: r, stop: stop}, m.factory, m.options())
 	if err != nil {
 		select {
 		case <-stop:
@@ -240,6 +247,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-c
 	m.clients = f.clients
 	m.applied.Store(f.applied)
 	m.db.Store(&state{db})
+	m.feed.Reset(db.Revision())
 	m.store.ticker.recovered(m)
 	m.mu.Unlock()
 	m.store.log.Info("state recovered from a snapshot", "index", f.applied, "revision", db.Revision())

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"dkv/internal/clock"
 	"dkv/internal/command"
+	"dkv/internal/feed"
 	"dkv/internal/ops"
 	"dkv/internal/raftnet"
 	"dkv/maple"
@@ -328,6 +330,40 @@ func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, 
 	})
 }
 
+// Watch implements store.Store. Each member remembers what it has applied since it
+// was opened or received a snapshot.
+func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
+	w, err := s.watch(ctx, what)
+	if err != nil {
+		return nil, err
+	}
+	return feed.Events(ctx, w), nil
+}
+
+// Poll is a part of a watch; see [feed.Poll].
+func (s *Store) Poll(ctx context.Context, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
+	w, err := s.watch(ctx, what)
+	if err != nil {
+		return nil, 0, err
+	}
+	return feed.Poll(ctx, w, what, wait, maxBytes)
+}
+
+// watch begins a watch. One from now on is from behind all that has been
+// acknowledged anywhere, and one from a revision that is not known here may be so
+// because this member is behind; both wait for a barrier.
+func (s *Store) watch(ctx context.Context, what store.Watch) (*feed.Watcher, error) {
+	if err := cmp.Or(what.Check(), ops.CheckContext(ctx)); err != nil {
+		return nil, err
+	}
+	if what.From == 0 || !s.machine.feed.Knows(what.From) {
+		if err := s.barriers.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s.machine.feed.Watch(engine.Keys, what)
+}
+
 // read returns the state for a linearizable read of key.
 func (s *Store) read(ctx context.Context, key string) (engine.Engine, error) {
 	if err := ops.CheckRead(ctx, key); err != nil {
@@ -352,6 +388,7 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 		Leader:  s.names[s.host.leader()],
 		Members: slices.Sorted(maps.Values(s.names)),
 		Applied: s.machine.applied.Load(),
+		Watches: s.machine.feed.Watchers(),
 	}
 	info.Progress = s.machine.progress.byName(s.names)
 	info.Progress[info.Node] = info.Applied
@@ -406,6 +443,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) stop() {
+	s.machine.feed.Close()
 	drain, cancelDrain := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancelDrain()
 	var admitted sync.WaitGroup

@@ -127,7 +127,7 @@ func (ses *session) append(b []byte, member uint64) []byte {
 var errForeignSnapshot = errors.New("not a snapshot of a replica")
 
 // load reads what save wrote, but for the view.
-func load(r io.Reader, factory engine.Factory) (*frozen, engine.Engine, error) {
+func load(r io.Reader, factory engine.Factory, opts engine.Options) (*frozen, engine.Engine, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	blocks := block.NewReader(br)
 	b, err := next(blocks)
@@ -164,7 +164,7 @@ func load(r io.Reader, factory engine.Factory) (*frozen, engine.Engine, error) {
 	if f.clients, ok = once.Read(b); !ok {
 		return nil, nil, block.ErrCorrupt
 	}
-	db, err := factory.Load(br, engine.Options{})
+	db, err := factory.Load(br, opts)
 	return f, db, err
 }
 

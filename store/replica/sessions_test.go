@@ -145,7 +145,7 @@ func reload(t fataler, f *frozen) (*frozen, engine.Engine) {
 	}
 	sum := f.view.Checksum()
 	f.view.Release()
-	again, db, err := load(&saved, maple.Factory)
+	again, db, err := load(&saved, maple.Factory, engine.Options{})
 	if err != nil {
 		t.Fatalf("what was saved is not accepted: %v", err)
 	}
@@ -207,18 +207,18 @@ func sampleSnapshots(t fataler) (samples [][]byte) {
 func TestSnapshotThatWasCutOrDamagedIsRefused(t *testing.T) {
 	samples := sampleSnapshots(t)
 	good := samples[len(samples)-1]
-	if _, _, err := load(bytes.NewReader(good), maple.Factory); err != nil {
+	if _, _, err := load(bytes.NewReader(good), maple.Factory, engine.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	for cut := range good {
-		if _, _, err := load(bytes.NewReader(good[:cut]), maple.Factory); !errors.Is(err, block.ErrCorrupt) {
+		if _, _, err := load(bytes.NewReader(good[:cut]), maple.Factory, engine.Options{}); !errors.Is(err, block.ErrCorrupt) {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
 	}
 	for i := range good {
 		bad := bytes.Clone(good)
 		bad[i] ^= 1 << (i % 8)
-		if _, _, err := load(bytes.NewReader(bad), maple.Factory); !errors.Is(err, block.ErrCorrupt) {
+		if _, _, err := load(bytes.NewReader(bad), maple.Factory, engine.Options{}); !errors.Is(err, block.ErrCorrupt) {
 			t.Fatalf("damaged at %d: %v", i, err)
 		}
 	}
@@ -253,7 +253,7 @@ func FuzzLoad(f *testing.F) {
 				w.Write(payload)
 			}
 		}
-		loaded, db, err := load(&stream, maple.Factory)
+		loaded, db, err := load(&stream, maple.Factory, engine.Options{})
 		if err != nil {
 			return
 		}
@@ -268,7 +268,7 @@ func FuzzLoadBytes(f *testing.F) {
 		f.Add(sample)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		loaded, db, err := load(bytes.NewReader(b), maple.Factory)
+		loaded, db, err := load(bytes.NewReader(b), maple.Factory, engine.Options{})
 		if (err == nil) != (db != nil && !reflect.ValueOf(db).IsNil()) {
 			t.Fatalf("%v, %v", db, err)
 		}

@@ -29,6 +29,8 @@ type naive struct {
 		revision store.Revision
 		next     time.Time // when to look for deadlines again; zero: there are none
 
+		events []store.Event // all that ever happened
+
 		applied  uint64            // operations, reads among them
 		progress map[string]uint64 // what applied was before each member's last one
 	}
@@ -107,7 +109,7 @@ func (db *naive) carryOut(now time.Time) {
 	for key, it := range db.mu.items {
 		switch {
 		case passed(it.deletes, now):
-			db.remove(key)
+			db.drop(key, true)
 		case passed(it.expires, now):
 			db.lapse(key)
 		default:
@@ -140,6 +142,11 @@ func (db *naive) put(key string, it *item) {
 	it.revision = db.mu.revision
 	db.mu.items[key] = it
 	db.await(it)
+	if it.expired {
+		db.tell(store.EventExpired, key, nil, false)
+	} else {
+		db.tell(store.EventSet, key, it.value, false)
+	}
 }
 
 func (db *naive) expire(key string) {
@@ -155,13 +162,17 @@ func (db *naive) lapse(key string) {
 		it = &item{expired: true, deletes: it.deletes, revision: it.revision}
 		db.mu.items[key] = it
 		db.await(it)
+		db.tell(store.EventExpired, key, nil, true)
 	}
 }
 
-func (db *naive) remove(key string) {
+func (db *naive) remove(key string) { db.drop(key, false) }
+
+func (db *naive) drop(key string, byDeadline bool) {
 	if db.mu.items[key] != nil {
 		db.mu.revision++
 		delete(db.mu.items, key)
+		db.tell(store.EventDeleted, key, nil, byDeadline)
 	}
 }
 
@@ -296,7 +307,7 @@ func (db *naive) add(key string, delta int64) (int64, error) {
 
 // txn carries a transaction out and, if that fails, puts everything back.
 func (db *naive) txn(t store.Txn, now time.Time) (store.TxnResult, error) {
-	before, revision := maps.Clone(db.mu.items), db.mu.revision
+	before, revision, events := maps.Clone(db.mu.items), db.mu.revision, len(db.mu.events)
 	res := store.TxnResult{Held: true}
 	for _, c := range t.If {
 		it := before[c.Key]
@@ -344,7 +355,7 @@ func (db *naive) txn(t store.Txn, now time.Time) (store.TxnResult, error) {
 			r.Number, err = db.add(op.Key, op.Delta)
 		}
 		if err != nil {
-			db.mu.items, db.mu.revision = before, revision
+			db.mu.items, db.mu.revision, db.mu.events = before, revision, db.mu.events[:events]
 			return store.TxnResult{}, err
 		}
 		if db.mu.revision > last {
