@@ -141,7 +141,8 @@ func (db *DB) Revision() uint64 { return db.revision.Load() }
 func (db *DB) Info(info *store.Info) {
 	info.Revision = store.Revision(db.revision.Load())
 	info.Keys = db.spaces[engine.Keys].keys.Value()
-	info.Locks = db.spaces[engine.Locks].keys.Value()
+	info.Locks = db.spaces[engine.Locks].keys.Value() + db.spaces[engine.Shared].keys.Value()
+	info.Waiters = db.spaces[engine.Waiters].keys.Value()
 	info.Bytes = db.bytes.Value()
 	info.Size = db.size.Load()
 	info.Views = len(*db.views.active.Load())

@@ -34,14 +34,14 @@ func (p *parser) next() (engine.Space, *record, error) {
 		before.since -= f.Uvarint()
 	}
 	shared := f.Uvarint()
-	suffix := f.Bytes(store.MaxKeySize)
+	suffix := f.Bytes(engine.MaxKeySize)
 	value := f.Bytes(store.MaxValueSize)
 	var expire, delete uint64
 	if class != noDeadlines {
 		expire, delete = f.Uvarint(), f.Uvarint()
 	}
 	if f.Bad() || space >= engine.Spaces || len(suffix) == 0 ||
-		shared > uint64(len(p.key)) || shared+uint64(len(suffix)) > store.MaxKeySize ||
+		shared > uint64(len(p.key)) || shared+uint64(len(suffix)) > engine.MaxKeySize ||
 		shared < uint64(len(p.key)) && suffix[0] == p.key[shared] ||
 		before.since == 0 || before.since > rev || before.written == 0 || before.written > rev || rev > p.header.revision ||
 		hasExpired && (!hasPast || before.since == rev) ||

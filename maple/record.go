@@ -24,7 +24,7 @@ type record struct {
 
 // The bits of meta.
 const (
-	keyBits    = 13 // store.MaxKeySize = 1 << 12
+	keyBits    = 13 // engine.MaxKeySize < 1 << 13
 	valueBits  = 24 // store.MaxValueSize = 1 << 23
 	offsetBits = 3  // of the key, in words
 

@@ -161,9 +161,10 @@ type Info struct {
 	Mode     string   // "memory", "durable" or "replicated"
 	Revision Revision // of the last change that is visible here
 
-	Keys  int64 // keys that are there, expired ones included
-	Locks int64 // locks that are held
-	Bytes int64 // sum of the lengths of keys and values of keys
+	Keys    int64 // keys that are there, expired ones included
+	Locks   int64 // locks that are held; one that is shared counts for each holder
+	Waiters int64 // those who wait for locks
+	Bytes   int64 // sum of the lengths of keys and values of keys
 
 	// Size is the memory in bytes that keys and locks take, with all that is
 	// needed to find them: what a limit to the size is compared with. It is

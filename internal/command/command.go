@@ -127,7 +127,7 @@ func AppendOp(b []byte, op *engine.Op, id once.ID) []byte {
 	if op.Kind.HasRevision() {
 		b = binary.AppendUvarint(b, op.At)
 	}
-	if op.Kind == engine.Add {
+	if op.Kind.HasDelta() {
 		b = binary.AppendVarint(b, op.Delta)
 	}
 	if deadlines {
@@ -282,7 +282,7 @@ func (d *decoder) single(kind byte) (op engine.Op) {
 	if op.Kind.HasRevision() {
 		op.At = d.Uvarint()
 	}
-	if op.Kind == engine.Add {
+	if op.Kind.HasDelta() {
 		op.Delta = d.Varint()
 	}
 	if kind&hasDeadlines != 0 {
@@ -328,7 +328,11 @@ func (d *decoder) txn() *engine.Txn {
 	}
 	for _, branch := range []*[]engine.Op{&t.Then, &t.Else} {
 		for n := count(); n > 0 && !d.Bad(); n-- {
-			*branch = append(*branch, d.single(d.Byte()))
+			op := d.single(d.Byte())
+			if op.Kind.OnLock() {
+				d.Fail()
+			}
+			*branch = append(*branch, op)
 		}
 		if engine.WritesTwice(*branch) {
 			d.Fail()

@@ -19,7 +19,7 @@ import (
 func genOp(t *rapid.T, inTxn bool) engine.Op {
 	kind := engine.Kind(rapid.IntRange(1, int(engine.Kinds)-1).Draw(t, "kind"))
 	switch {
-	case kind == engine.Transact && inTxn, kind == engine.Get && !inTxn:
+	case inTxn && (kind == engine.Transact || kind.OnLock()), kind == engine.Get && !inTxn:
 		kind = engine.Delete
 	case kind == engine.Transact:
 		return engine.Op{Kind: kind, Txn: genTxn(t)}
@@ -32,7 +32,7 @@ func genOp(t *rapid.T, inTxn bool) engine.Op {
 	if op.Kind.HasRevision() {
 		op.At = rapid.Uint64().Draw(t, "at")
 	}
-	if op.Kind == engine.Add {
+	if op.Kind.HasDelta() {
 		op.Delta = rapid.Int64().Draw(t, "delta")
 	}
 	if op.Kind.HasDeadlines() {
@@ -206,6 +206,7 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		"negative duration":            appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Key: "k", ExpireIn: -1}}}),
 		"deadlines of other":           appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: "k", ExpireIn: 1}}}),
 		"transaction in a transaction": appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Transact, Txn: new(engine.Txn)})}}),
+		"lock in a transaction":        appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Leave, Key: "k"})}}),
 		"read of its own":              appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Get, Key: "k"}}}),
 		"written twice":                appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Set, Key: "k"}, engine.Op{Kind: engine.Delete, Key: "k"})}}),
 		"written twice among many":     appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(append(many(100), many(1)...)...)}}),

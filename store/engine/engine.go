@@ -36,13 +36,22 @@ const (
 	Add                              // adds Delta to the number that is the value, and leaves deadlines that have not come
 	Transact                         // does Txn
 	Get                              // reads the key; in a transaction only
-	Kinds                            // one more than the last
+
+	// The operations on locks and those who wait for them are made of the ones
+	// above by internal/lockqueue; no engine gets them. Value is who does it, and
+	// At what it was given when it joined, if that is known.
+	Join    // takes the lock or waits for it; Delta: 0 for it alone, else beside so many others less one
+	TryJoin // takes the lock or does nothing
+	Renew   // gives the lock, or the waiting for it, a new deadline
+	Leave   // gives the lock up, or the waiting for it
+
+	Kinds // one more than the last
 )
 
 // HasValue tells whether an operation of that kind comes with a value.
 func (k Kind) HasValue() bool {
 	switch k {
-	case Set, SetIfUnset, SetIfRevision, DeleteIfValue, RenewIfValue:
+	case Set, SetIfUnset, SetIfRevision, DeleteIfValue, RenewIfValue, Join, TryJoin, Renew, Leave:
 		return true
 	}
 	return false
@@ -51,19 +60,31 @@ func (k Kind) HasValue() bool {
 // HasDeadlines tells whether an operation of that kind may come with durations.
 func (k Kind) HasDeadlines() bool {
 	switch k {
-	case Set, SetIfUnset, SetIfRevision, RenewIfValue:
+	case Set, SetIfUnset, SetIfRevision, RenewIfValue, Join, TryJoin, Renew:
 		return true
 	}
 	return false
 }
 
-// HasRevision tells whether an operation of that kind comes with a revision.
-func (k Kind) HasRevision() bool { return k == SetIfRevision || k == DeleteIfRevision }
+// HasRevision tells whether an operation of that kind comes with At.
+func (k Kind) HasRevision() bool {
+	switch k {
+	case SetIfRevision, DeleteIfRevision, Renew, Leave:
+		return true
+	}
+	return false
+}
+
+// HasDelta tells whether an operation of that kind comes with Delta.
+func (k Kind) HasDelta() bool { return k == Add || k == Join || k == TryJoin }
+
+// OnLock tells whether an operation of that kind is for internal/lockqueue.
+func (k Kind) OnLock() bool { return Join <= k && k <= Leave }
 
 // Frees tells whether an operation of that kind never makes the state larger.
 func (k Kind) Frees() bool {
 	switch k {
-	case Expire, Delete, DeleteIfValue, DeleteIfRevision, RenewIfValue, Get:
+	case Expire, Delete, DeleteIfValue, DeleteIfRevision, RenewIfValue, Get, Renew, Leave:
 		return true
 	}
 	return false
@@ -74,10 +95,16 @@ func (k Kind) Frees() bool {
 type Space uint8
 
 const (
-	Keys   Space = iota // what users set
-	Locks               // what they lock
-	Spaces              // how many there are
+	Keys    Space = iota // what users set
+	Locks                // what they lock, each for one of them alone
+	Shared               // what they hold beside each other; see internal/lockqueue
+	Waiters              // who waits for it
+	Spaces               // how many there are
 )
+
+// MaxKeySize is the greatest length of a key of an engine. What users set and lock
+// is no longer than store.MaxKeySize.
+const MaxKeySize = store.MaxKeySize + 8
 
 // Op is one operation, on one key unless it is a transaction.
 type Op struct {

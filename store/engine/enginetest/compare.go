@@ -79,9 +79,9 @@ func (w *walk) compare(got, want engine.Engine) error {
 
 func compareInfo(got, want store.Info) error {
 	switch {
-	case got.Revision != want.Revision || got.Keys != want.Keys || got.Locks != want.Locks || got.Bytes != want.Bytes || got.Views != want.Views:
+	case got.Revision != want.Revision || got.Keys != want.Keys || got.Locks != want.Locks || got.Waiters != want.Waiters || got.Bytes != want.Bytes || got.Views != want.Views:
 		return fmt.Errorf("Info: got %+v, want %+v", got, want)
-	case got.Size < 0 || (got.Size == 0) != (got.Keys+got.Locks == 0):
+	case got.Size < 0 || (got.Size == 0) != (got.Keys+got.Locks+got.Waiters == 0):
 		return fmt.Errorf("Info: the size is %d with %d keys and %d locks", got.Size, got.Keys, got.Locks)
 	case got.Views == 0 && (got.Retained != 0 || got.RetainedBytes != 0):
 		return fmt.Errorf("Info: %d versions of %d bytes are kept for no view", got.Retained, got.RetainedBytes)

@@ -152,14 +152,16 @@ func (n *naive) Info(info *store.Info) {
 	s := n.lock()
 	defer n.mu.Unlock()
 	info.Revision = store.Revision(s.revision)
-	info.Keys, info.Locks, info.Bytes = 0, 0, 0
+	info.Keys, info.Locks, info.Waiters, info.Bytes = 0, 0, 0, 0
 	for p, r := range s.records {
 		switch p.space {
 		case engine.Keys:
 			info.Keys++
 			info.Bytes += int64(len(p.key) + len(r.value))
-		case engine.Locks:
+		case engine.Locks, engine.Shared:
 			info.Locks++
+		case engine.Waiters:
+			info.Waiters++
 		}
 	}
 	info.Size = s.size()
