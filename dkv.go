@@ -34,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"dkv/lock"
 	"dkv/store"
@@ -75,7 +76,7 @@ func Open(opts Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{Store: b, Locker: lock.New(b), backend: b}
+	db := &DB{Store: b, Locker: opts.locker(b), backend: b}
 	if err := db.listen(opts.Listen); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -125,6 +126,7 @@ func (db *DB) Live() error { return db.backend.Live() }
 // opened again. A scan that is under way may go on.
 func (db *DB) Close() error {
 	db.closing.Do(func() {
+		db.Locker.Close()
 		var answered sync.WaitGroup
 		if db.server != nil {
 			answered.Go(func() { db.server.Close() })
@@ -133,6 +135,13 @@ func (db *DB) Close() error {
 		answered.Wait()
 	})
 	return db.err
+}
+
+func (o Options) locker(b backend) *lock.Locker {
+	if o.Clock != nil {
+		return lock.NewWithClock(b, o.Clock)
+	}
+	return lock.New(b)
 }
 
 func (o Options) open() (backend, error) {
@@ -214,8 +223,19 @@ var (
 	OpAdd         = store.OpAdd
 )
 
+// The types of an [Event].
+const (
+	EventSet     = store.EventSet
+	EventExpired = store.EventExpired
+	EventDeleted = store.EventDeleted
+)
+
 // LockForever is the time to live of a lock that ends only with Release.
 const LockForever = lock.Forever
+
+// LockTTL has a lock that is renewed in the background end when it has not been
+// renewed for that long; see [lock.TTL].
+func LockTTL(d time.Duration) lock.Option { return lock.TTL(d) }
 
 // The kinds of errors, see [KindOf].
 const (
@@ -229,22 +249,27 @@ const (
 // The errors that operations return, to be matched with errors.Is. Package store
 // says of each when it is returned.
 var (
-	ErrUnavailable   error = store.ErrUnavailable
-	ErrBusy          error = store.ErrBusy
-	ErrUnknown       error = store.ErrUnknown
-	ErrClosed        error = store.ErrClosed
-	ErrEmptyKey      error = store.ErrEmptyKey
-	ErrKeyTooLarge   error = store.ErrKeyTooLarge
-	ErrValueTooLarge error = store.ErrValueTooLarge
-	ErrBadDuration   error = store.ErrBadDuration
-	ErrBadOwner      error = store.ErrBadOwner
-	ErrBadOptions    error = store.ErrBadOptions
-	ErrFull          error = store.ErrFull
-	ErrBadRange      error = store.ErrBadRange
-	ErrDiskFull      error = store.ErrDiskFull
-	ErrNotNumber     error = store.ErrNotNumber
-	ErrOutOfRange    error = store.ErrOutOfRange
-	ErrBadTxn        error = store.ErrBadTxn
+	ErrUnavailable    error = store.ErrUnavailable
+	ErrBusy           error = store.ErrBusy
+	ErrUnknown        error = store.ErrUnknown
+	ErrClosed         error = store.ErrClosed
+	ErrEmptyKey       error = store.ErrEmptyKey
+	ErrKeyTooLarge    error = store.ErrKeyTooLarge
+	ErrValueTooLarge  error = store.ErrValueTooLarge
+	ErrBadDuration    error = store.ErrBadDuration
+	ErrBadOwner       error = store.ErrBadOwner
+	ErrBadOptions     error = store.ErrBadOptions
+	ErrFull           error = store.ErrFull
+	ErrBadRange       error = store.ErrBadRange
+	ErrDiskFull       error = store.ErrDiskFull
+	ErrNotNumber      error = store.ErrNotNumber
+	ErrOutOfRange     error = store.ErrOutOfRange
+	ErrBadTxn         error = store.ErrBadTxn
+	ErrCompacted      error = store.ErrCompacted
+	ErrFutureRevision error = store.ErrFutureRevision
+	ErrNotHeld        error = store.ErrNotHeld
+	ErrLockLost       error = store.ErrLockLost
+	ErrReentrant      error = store.ErrReentrant
 )
 
 // ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.

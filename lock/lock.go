@@ -3,48 +3,117 @@
 // namespace of their own, so a lock "x" and a key "x" have nothing to do with
 // each other.
 //
-// A lock ends with Release or when its time to live has passed, whichever comes
-// first. A holder that was paused may believe that it holds a lock that has
-// ended and that another holds now. What it protects is safe all the same if it
-// accepts no [Owner.Token] lower than the highest that it has seen: tokens only
-// rise.
+// [Locker.Lock] waits for its turn, keeps the lock alive in the background, and
+// tells when it can no longer be trusted; [Election], [RWLock] and [Semaphore] are
+// made of it. [Locker.Acquire] and [Locker.Release] are single steps, for a program
+// that hands an [Owner] on, or leaves it to the next run of itself.
+//
+// # What a lock is worth
+//
+// A lock ends when it is given up or its time to live has passed since it was last
+// renewed, whichever comes first. At any revision of the store it has one holder at
+// most. But a holder that was paused, or whose packets were, may believe that it
+// holds a lock that has ended and that another holds now; no lock service can help
+// that. What it protects is safe all the same if it accepts no token lower than the
+// highest that it has seen, because tokens only rise: in the store itself that is a
+// transaction with the condition [store.IfLock], elsewhere a comparison of
+// [Lock.Token] where the resource is.
 package lock
 
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
-	"fmt"
 	"math"
-	"strconv"
-	"strings"
+	"sync"
 	"time"
 
+	"dkv/internal/clock"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
-// Backend is what a store does for locks.
+// Backend is what a store does for locks. An owner is known by its first 8 bytes; the
+// rest is what others can learn of it.
 type Backend interface {
-	// AcquireLock gives the lock to id if nobody holds it, in one atomic step.
-	// The token is the revision of that step.
-	AcquireLock(ctx context.Context, key string, id []byte, ttl time.Duration) (token store.Revision, ok bool, err error)
+	// JoinLock takes the lock, or waits in the queue for it, in one atomic step.
+	// If limit is 0, the owner has it alone, else beside up to limit-1 others
+	// that joined with a limit. The token is the revision at which it was
+	// granted.
+	JoinLock(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error)
 
-	// ReleaseLock ends the lock if id holds it, in one atomic step.
-	ReleaseLock(ctx context.Context, key string, id []byte) (ok bool, err error)
+	// RenewLock has the time to live begin again, be the lock held or waited
+	// for, and returns where the owner stands.
+	RenewLock(ctx context.Context, key string, owner []byte, number uint64, ttl time.Duration) (store.LockPlace, error)
+
+	// LeaveLock gives the lock up, or the waiting for it, and has the next
+	// granted in the same step. number is 0 if it is not known.
+	LeaveLock(ctx context.Context, key string, owner []byte, number uint64) (left bool, err error)
+
+	// AwaitLock waits until the owner no longer waits, or for the time wait, and
+	// returns where it stands.
+	AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error)
+
+	// LockHolder returns who holds the lock alone.
+	LockHolder(ctx context.Context, key string) (store.LockHolder, bool, error)
+
+	// Poll watches the locks; see transport.Backend.
+	Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error)
 }
 
 // Forever is the time to live of a lock that ends only with Release.
 const Forever time.Duration = math.MaxInt64
 
 // Locker gives out the locks of one store.
-type Locker struct{ backend Backend }
+type Locker struct {
+	backend Backend
+	clock   store.Clock
+	ctx     context.Context // of what goes on in the background
+	cancel  context.CancelFunc
+
+	mu struct {
+		sync.Mutex
+		closed bool
+		work   sync.WaitGroup // Add only while not closed
+	}
+}
 
 // New returns a Locker over a store.
-func New(b Backend) *Locker { return &Locker{b} }
+func New(b Backend) *Locker { return NewWithClock(b, clock.System{}) }
+
+// NewWithClock returns a Locker that measures by a clock how long its locks can be
+// trusted.
+func NewWithClock(b Backend, c store.Clock) *Locker {
+	l := &Locker{backend: b, clock: c}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	return l
+}
+
+// Close ends the renewal of all locks that Lock and its like have given out, which
+// are done then, and returns when nothing goes on in the background any longer. The
+// locks end with their time to live. It is to be called before the store is closed.
+func (l *Locker) Close() {
+	l.mu.Lock()
+	l.mu.closed = true
+	l.mu.Unlock()
+	l.cancel()
+	l.mu.work.Wait()
+}
+
+// run runs f in the background, unless the locker is closed.
+func (l *Locker) run(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.closed {
+		return false
+	}
+	l.mu.work.Go(f)
+	return true
+}
 
 // Acquire tries once to take the lock key for ttl, and does not wait: ok is
-// false if somebody holds it, be it the caller. ttl counts from the call in real
-// time; it must be positive, and [Forever] makes a lock without end.
+// false if somebody holds it, be it the caller, or waits for it. ttl counts from
+// the call in real time; it must be positive, and [Forever] makes a lock without
+// end. Nobody renews it.
 //
 // The error's kind says whether the lock may have been taken. If that is
 // unknown, the owner that is returned can release it: once Release through the
@@ -61,10 +130,10 @@ func (l *Locker) Acquire(ctx context.Context, key string, ttl time.Duration) (ow
 		ttl = 0
 	}
 	rand.Read(owner.id[:]) // never fails
-	token, ok, err := l.backend.AcquireLock(ctx, key, owner.id[:], ttl)
+	place, err := l.backend.JoinLock(ctx, key, owner.id[:], 0, ttl, false)
 	switch {
-	case ok:
-		owner.token = token
+	case place.Held:
+		owner.token = place.Token
 		return owner, true, nil
 	case store.KindOf(err) == store.KindUnknown:
 		return owner, false, err
@@ -82,45 +151,5 @@ func (l *Locker) Release(ctx context.Context, key string, owner Owner) (bool, er
 	if owner == (Owner{}) {
 		return false, store.ErrBadOwner
 	}
-	return l.backend.ReleaseLock(ctx, key, owner.id[:])
-}
-
-// Owner is who holds a lock: one successful Acquire.
-type Owner struct {
-	id    [8]byte // random, chosen before the lock is asked for
-	token store.Revision
-}
-
-// Token is the fencing token: greater than that of every earlier owner of any
-// lock of the same store. It is 0 if it is unknown whether the lock was taken.
-func (o Owner) Token() store.Revision { return o.token }
-
-// String is the owner as text, which ParseOwner reads.
-func (o Owner) String() string {
-	return hex.EncodeToString(o.id[:]) + "-" + strconv.FormatUint(uint64(o.token), 10)
-}
-
-// ParseOwner reads what String wrote. For other text it returns
-// store.ErrBadOwner.
-func ParseOwner(s string) (Owner, error) {
-	var o Owner
-	id, token, _ := strings.Cut(s, "-")
-	n, err := strconv.ParseUint(token, 10, 64)
-	if err == nil && len(id) == 2*len(o.id) {
-		_, err = hex.Decode(o.id[:], []byte(id))
-		o.token = store.Revision(n)
-	}
-	if err != nil || o.String() != s || o == (Owner{}) {
-		return Owner{}, fmt.Errorf("%w: %q", store.ErrBadOwner, s)
-	}
-	return o, nil
-}
-
-// MarshalText implements encoding.TextMarshaler.
-func (o Owner) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (o *Owner) UnmarshalText(b []byte) (err error) {
-	*o, err = ParseOwner(string(b))
-	return err
+	return l.backend.LeaveLock(ctx, key, owner.id[:], 0)
 }

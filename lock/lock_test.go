@@ -122,9 +122,9 @@ func TestOfManyAtOnceOneAcquires(t *testing.T) {
 // lost is a backend that does what it is told and then loses the answer.
 type lost struct{ *local.Store }
 
-func (l lost) AcquireLock(ctx context.Context, key string, id []byte, ttl time.Duration) (store.Revision, bool, error) {
-	l.Store.AcquireLock(ctx, key, id, ttl)
-	return 0, false, store.ErrUnknown
+func (l lost) JoinLock(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error) {
+	l.Store.JoinLock(ctx, key, owner, limit, ttl, wait)
+	return store.LockPlace{}, store.ErrUnknown
 }
 
 func TestOwnerOfAnUnknownAcquireCanReleaseIt(t *testing.T) {

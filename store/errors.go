@@ -137,6 +137,18 @@ var (
 	// ErrFutureRevision is returned by a watch from a revision that lies beyond
 	// the next. Kind: final.
 	ErrFutureRevision = sentinel(18, KindFinal, "dkv: future revision")
+
+	// ErrNotHeld is returned by Unlock if the lock has been lost or unlocked
+	// before. Kind: final.
+	ErrNotHeld = sentinel(19, KindFinal, "dkv: lock not held")
+
+	// ErrLockLost is the error of a lock that can no longer be trusted: it has
+	// not been renewed in time, or another has ended it. Kind: final.
+	ErrLockLost = sentinel(20, KindFinal, "dkv: lock lost")
+
+	// ErrReentrant is returned by Lock for a context that comes from the same
+	// lock, which is held: the call would wait for its caller. Kind: final.
+	ErrReentrant = sentinel(21, KindFinal, "dkv: lock held by the caller")
 )
 
 var byCode = make(map[uint16]*Error)

@@ -51,7 +51,8 @@ import (
 // The timeout of a request bounds its page; a scan whose page is late is over.
 // A watch is a client that polls: methodPoll waits for events from a revision on, for
 // a time that the client says, and returns them and the revision from which the
-// next poll goes on, be it of this server or of another. A connection that has too
+// next poll goes on, be it of this server or of another. methodAwaitLock waits in
+// the same way for a place in the queue for a lock to change. A connection that has too
 // many polls under way gets store.ErrBusy.
 const (
 	magic   = "dkv\x00"
@@ -81,6 +82,8 @@ const (
 	methodScanStop
 	methodGetStale
 	methodPoll
+	methodAwaitLock
+	methodLockHolder
 	methods
 )
 

@@ -41,7 +41,7 @@ type Backend interface {
 	// returns as many as take up to maxBytes and the revision to go on from.
 	// After the time wait it returns none, which is no error. If what.From is 0,
 	// it does not wait.
-	Poll(ctx context.Context, what store.Watch, wait time.Duration, maxBytes int64) (events []store.Event, next store.Revision, err error)
+	Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) (events []store.Event, next store.Revision, err error)
 
 	// Enrol and DoOnce are for clients that repeat a write until they know what
 	// came of it; see internal/ops.
@@ -199,7 +199,7 @@ func (s *Server) serve(conn net.Conn) {
 			return
 		}
 		last = req.id
-		if req.method == methodPoll {
+		if req.method == methodPoll || req.method == methodAwaitLock {
 			select {
 			case polls <- struct{}{}:
 				requests.Go(func() {
@@ -335,8 +335,18 @@ func (s *Server) do(ctx context.Context, req request, scan scanRequest) ([]byte,
 		if err != nil {
 			return nil, err
 		}
-		events, next, err := s.backend.Poll(ctx, p.what, p.wait, pageBytes)
+		events, next, err := s.backend.Poll(ctx, p.space, p.what, p.wait, pageBytes)
 		return appendEvents(nil, events, next), err
+	case methodAwaitLock:
+		a, err := parseAwait(req.arg)
+		if err != nil {
+			return nil, err
+		}
+		place, err := s.backend.AwaitLock(ctx, a.key, a.owner, a.at, a.wait)
+		return appendPlace(nil, place), err
+	case methodLockHolder:
+		h, ok, err := s.backend.LockHolder(ctx, string(req.arg))
+		return appendHolder(nil, h, ok), err
 	case methodScan, methodScanNext, methodScanStop:
 		return scan(ctx)
 	}

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"dkv/internal/field"
-	"dkv/internal/ops"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 const (
@@ -21,15 +21,17 @@ const (
 	pollGrace = 5 * time.Second
 )
 
-// poll is what a client asks for: the time to wait (uvarint, in nanoseconds), the
-// revision (uvarint), the key and the prefix (each its length as a uvarint and its
-// bytes).
+// poll is what a client asks for: the space (byte), the time to wait (uvarint, in
+// nanoseconds), the revision (uvarint), the key and the prefix (each its length as a
+// uvarint and its bytes).
 type poll struct {
-	what store.Watch
-	wait time.Duration
+	space engine.Space
+	what  store.Watch
+	wait  time.Duration
 }
 
 func (p poll) append(b []byte) []byte {
+	b = append(b, byte(p.space))
 	b = binary.AppendUvarint(b, uint64(p.wait))
 	b = binary.AppendUvarint(b, uint64(p.what.From))
 	for _, key := range []string{p.what.Key, p.what.Prefix} {
@@ -41,11 +43,11 @@ func (p poll) append(b []byte) []byte {
 
 func parsePoll(b []byte) (poll, error) {
 	f := field.NewReader(b)
-	p := poll{wait: time.Duration(f.Int63())}
+	p := poll{space: engine.Space(f.Byte()), wait: time.Duration(f.Int63())}
 	p.what.From = store.Revision(f.Uvarint())
 	p.what.Key = string(f.Bytes(store.MaxKeySize))
 	p.what.Prefix = string(f.Bytes(store.MaxKeySize))
-	if !f.Complete() {
+	if !f.Complete() || p.space >= engine.Spaces {
 		return poll{}, errProtocol
 	}
 	return p, nil
@@ -112,7 +114,7 @@ func (c *Client) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.E
 		return nil, err
 	}
 	// The first poll finds out whether there is something amiss.
-	events, next, err := c.Poll(ctx, what, 0, pageBytes)
+	events, next, err := c.Poll(ctx, engine.Keys, what, 0, pageBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +137,7 @@ func (c *Client) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.E
 // poll polls until there are events, something is amiss, or ctx ends.
 func (c *Client) poll(ctx context.Context, what store.Watch) (events []store.Event, next store.Revision, err error) {
 	for {
-		events, next, err = c.Poll(ctx, what, pollWait, pageBytes)
+		events, next, err = c.Poll(ctx, engine.Keys, what, pollWait, pageBytes)
 		switch {
 		case err == nil && len(events) > 0:
 			return events, next, nil
@@ -153,19 +155,21 @@ func (c *Client) poll(ctx context.Context, what store.Watch) (events []store.Eve
 }
 
 // Poll implements [Backend]. A server decides how much it returns.
-func (c *Client) Poll(ctx context.Context, what store.Watch, wait time.Duration, _ int64) ([]store.Event, store.Revision, error) {
-	if err := ops.CheckContext(ctx); err != nil {
-		return nil, 0, err
-	}
-	if wait > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, wait+pollGrace)
-		defer cancel()
-	}
-	b, err := c.call(ctx, methodPoll, poll{what, wait}.append(nil))
+func (c *Client) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, _ int64) ([]store.Event, store.Revision, error) {
+	b, err := c.wait(ctx, wait, methodPoll, poll{space, what, wait}.append(nil))
 	if err != nil {
 		return nil, 0, err
 	}
 	events, next, err := parseEvents(b)
 	return events, next, garbled(err, store.ErrUnavailable)
+}
+
+// wait is call for a request that a server answers only after the time that it says.
+func (c *Client) wait(ctx context.Context, wait time.Duration, m method, arg []byte) ([]byte, error) {
+	if wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait+pollGrace)
+		defer cancel()
+	}
+	return c.call(ctx, m, arg)
 }

@@ -96,16 +96,38 @@ func (w Writes) Txn(ctx context.Context, t store.Txn) (store.TxnResult, error) {
 	return own, nil
 }
 
-// AcquireLock implements lock.Backend.
-func (w Writes) AcquireLock(ctx context.Context, key string, id []byte, ttl time.Duration) (store.Revision, bool, error) {
-	res, err := w.write(ctx, engine.Op{Kind: engine.SetIfUnset, Space: engine.Locks, Key: key, Value: id, DeleteIn: ttl})
-	return store.Revision(res.Revision), res.Done, err
+// JoinLock implements lock.Backend.
+func (w Writes) JoinLock(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error) {
+	kind := engine.TryJoin
+	if wait {
+		kind = engine.Join
+	}
+	return w.lock(ctx, engine.Op{Kind: kind, Space: engine.Locks, Key: key, Value: owner, Delta: limit, DeleteIn: ttl})
 }
 
-// ReleaseLock implements lock.Backend.
-func (w Writes) ReleaseLock(ctx context.Context, key string, id []byte) (bool, error) {
-	res, err := w.write(ctx, engine.Op{Kind: engine.DeleteIfValue, Space: engine.Locks, Key: key, Value: id})
+// RenewLock implements lock.Backend.
+func (w Writes) RenewLock(ctx context.Context, key string, owner []byte, number uint64, ttl time.Duration) (store.LockPlace, error) {
+	return w.lock(ctx, engine.Op{Kind: engine.Renew, Space: engine.Locks, Key: key, Value: owner, At: number, DeleteIn: ttl})
+}
+
+// LeaveLock implements lock.Backend.
+func (w Writes) LeaveLock(ctx context.Context, key string, owner []byte, number uint64) (left bool, err error) {
+	res, err := w.write(ctx, engine.Op{Kind: engine.Leave, Space: engine.Locks, Key: key, Value: owner, At: number})
 	return res.Done, err
+}
+
+func (w Writes) lock(ctx context.Context, op engine.Op) (store.LockPlace, error) {
+	res, err := w.write(ctx, op)
+	if err != nil {
+		return store.LockPlace{}, err
+	}
+	switch {
+	case res.Done:
+		return store.LockPlace{Held: true, Token: store.Revision(res.Revision), Number: uint64(res.Number)}, nil
+	case res.Number != 0:
+		return store.LockPlace{Waiting: true, Number: uint64(res.Number), At: store.Revision(res.Revision)}, nil
+	}
+	return store.LockPlace{}, nil
 }
 
 // Enrol takes in a client of the network mode that may repeat its writes, and

@@ -13,6 +13,7 @@ import (
 
 	"dkv/internal/clock"
 	"dkv/internal/feed"
+	"dkv/internal/lockqueue"
 	"dkv/internal/once"
 	"dkv/internal/ops"
 	"dkv/maple"
@@ -35,6 +36,7 @@ type Store struct {
 	reaper reaper
 	clock  store.Clock
 	feed   *feed.Feed
+	locks  *lockqueue.Queues
 	closed atomic.Bool
 
 	clients struct {
@@ -55,9 +57,10 @@ func Open(opts Options) *Store {
 	}
 	s := &Store{limit: opts.MaxBytes}
 	s.feed = feed.New(func() uint64 { return s.db.Revision() })
-	s.db = opts.Engine.New(engine.Options{Now: opts.Clock.Now, Changed: s.feed.Changed})
+	s.db = opts.Engine.New(engine.Options{Now: opts.Clock.Now, Changed: s.changed})
+	s.locks = lockqueue.New(s.db)
 	s.Writes = ops.New(s.do)
-	s.reaper.db = s.db
+	s.reaper.db, s.reaper.locks = s.db, s.locks
 	s.clock, s.reaper.clock = opts.Clock, opts.Clock
 	return s
 }
@@ -89,11 +92,21 @@ func (s *Store) do(_ context.Context, op *engine.Op, id once.ID) (engine.Result,
 }
 
 func (s *Store) apply(op *engine.Op) engine.Result {
+	if op.Kind.OnLock() {
+		res := s.locks.Apply(op, s.limit)
+		s.reaper.arm() // whoever got the lock may have a deadline
+		return res
+	}
 	res := s.db.Apply(op, s.limit)
 	if res.Done && op.HasDeadlines() {
 		s.reaper.arm()
 	}
 	return res
+}
+
+func (s *Store) changed(c engine.Change) {
+	s.feed.Changed(c)
+	s.locks.Changed(c)
 }
 
 // Get implements store.Store.
@@ -149,7 +162,7 @@ func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, 
 // Watch implements store.Store. What changes is remembered from the first call of
 // Watch, or of Scan with a Range.At, on.
 func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
-	w, err := s.watch(ctx, what)
+	w, err := s.watch(ctx, engine.Keys, what)
 	if err != nil {
 		return nil, err
 	}
@@ -157,15 +170,15 @@ func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Ev
 }
 
 // Poll is a part of a watch; see [feed.Poll].
-func (s *Store) Poll(ctx context.Context, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
-	w, err := s.watch(ctx, what)
+func (s *Store) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
+	w, err := s.watch(ctx, space, what)
 	if err != nil {
 		return nil, 0, err
 	}
 	return feed.Poll(ctx, w, what, wait, maxBytes)
 }
 
-func (s *Store) watch(ctx context.Context, what store.Watch) (*feed.Watcher, error) {
+func (s *Store) watch(ctx context.Context, space engine.Space, what store.Watch) (*feed.Watcher, error) {
 	if s.closed.Load() {
 		return nil, store.ErrClosed
 	}
@@ -173,7 +186,25 @@ func (s *Store) watch(ctx context.Context, what store.Watch) (*feed.Watcher, err
 		return nil, err
 	}
 	s.feed.Start()
-	return s.feed.Watch(engine.Keys, what)
+	return s.feed.Watch(space, what)
+}
+
+// AwaitLock implements lock.Backend.
+func (s *Store) AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
+	if err := s.checkRead(ctx, key); err != nil {
+		return store.LockPlace{}, err
+	}
+	s.feed.Start()
+	return lockqueue.Await(ctx, s.feed, s.db.View, key, owner, at, wait)
+}
+
+// LockHolder implements lock.Backend.
+func (s *Store) LockHolder(ctx context.Context, key string) (store.LockHolder, bool, error) {
+	if err := s.checkRead(ctx, key); err != nil {
+		return store.LockHolder{}, false, err
+	}
+	h, ok := lockqueue.Holder(s.db, key)
+	return h, ok, nil
 }
 
 // Info implements store.Store.

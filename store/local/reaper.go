@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"dkv/internal/lockqueue"
 	"dkv/store"
 	"dkv/store/engine"
 )
@@ -16,6 +17,7 @@ const reapAtOnce = 256
 // exists only while there is a deadline, set for the next one.
 type reaper struct {
 	db    engine.Engine
+	locks *lockqueue.Queues
 	clock store.Clock
 
 	// armed is the reading of the clock for which the timer is set, plus one;
@@ -69,6 +71,7 @@ func (r *reaper) fire() {
 	}
 	r.armed.Store(0)
 	r.db.Reap(reapAtOnce)
+	r.locks.Settle()
 	r.armLocked()
 }
 

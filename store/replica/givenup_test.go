@@ -8,19 +8,28 @@ import (
 	"time"
 
 	"dkv/internal/command"
+	"dkv/internal/lockqueue"
+	"dkv/internal/ops"
 	"dkv/lock"
 	"dkv/maple"
 	"dkv/store"
 	"dkv/store/engine"
-
-	"dkv/internal/ops"
 )
+
+// writesOnly is a lock.Backend that nobody asks anything.
+type writesOnly struct {
+	ops.Writes
+	reads
+}
+
+type reads struct{ lock.Backend }
 
 // TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease has the log keep back
 // an acquisition whose caller gives up, as an old leader that is paused does. The
 // caller releases the lock, and only then does the acquisition come.
 func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
 	sessions, db := make(sessions), maple.New(engine.Options{})
+	locked := lockqueue.New(db)
 	b := newTestBatcher(nil)
 	apply := func(entry []byte) {
 		var e command.Entry
@@ -28,13 +37,13 @@ func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		results, ok := sessions.apply(&e.Batch, func(i int) engine.Result { return db.Apply(&e.Batch.Ops[i], e.Batch.Limit) })
+		results, ok := sessions.apply(&e.Batch, func(i int) engine.Result { return locked.Apply(&e.Batch.Ops[i], e.Batch.Limit) })
 		b.applied(e.Batch.Slot, e.Batch.Seq, results, ok)
 	}
 	kept := make(chan []byte, 1)
 	b.propose = func(entry []byte, settled <-chan struct{}) proposal {
 		var e command.Entry
-		if command.Decode(entry, &e) == nil && len(e.Batch.Ops) == 1 && e.Batch.Ops[0].Kind == engine.SetIfUnset {
+		if command.Decode(entry, &e) == nil && len(e.Batch.Ops) == 1 && e.Batch.Ops[0].Kind == engine.TryJoin {
 			kept <- slices.Clone(entry)
 			<-settled
 			return proposalLost
@@ -49,7 +58,7 @@ func TestAcquireThatWasGivenUpNeverHoldsTheLockAfterARelease(t *testing.T) {
 		b.close(now.Done())
 	}()
 
-	locks := lock.New(ops.New(b.do))
+	locks := lock.New(writesOnly{Writes: ops.New(b.do)})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	owner, ok, err := locks.Acquire(ctx, "x", lock.Forever)

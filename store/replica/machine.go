@@ -11,6 +11,7 @@ import (
 
 	"dkv/internal/command"
 	"dkv/internal/feed"
+	"dkv/internal/lockqueue"
 	"dkv/internal/once"
 	"dkv/store/engine"
 
@@ -49,6 +50,9 @@ type machine struct {
 	sessions sessions
 	clients  *once.Clients
 
+	// locks are what is known of db's locks. All of it follows from db.
+	locks *lockqueue.Queues
+
 	// What is not part of the state: it neither goes into a snapshot or checksum
 	// nor decides what an entry does.
 	feed     *feed.Feed // what has changed, for those who watch
@@ -68,12 +72,29 @@ func newMachine(s *Store, f engine.Factory) *machine {
 	m := &machine{store: s, factory: f, sessions: make(sessions), clients: new(once.Clients)}
 	m.feed = feed.New(func() uint64 { return m.db.Load().Revision() })
 	m.feed.Reset(0)
-	m.db.Store(&state{f.New(m.options())})
+	m.take(f.New(m.options()))
 	return m
 }
 
 // options are those of an engine that holds the state.
-func (m *machine) options() engine.Options { return engine.Options{Changed: m.feed.Changed} }
+func (m *machine) options() engine.Options { return engine.Options{Changed: m.changed} }
+
+func (m *machine) changed(c engine.Change) {
+	m.feed.Changed(c)
+	m.locks.Changed(c)
+}
+
+// take makes db the state.
+func (m *machine) take(db engine.Engine) {
+	m.locks = lockqueue.New(db)
+	m.db.Store(&state{db})
+}
+
+// reap carries out deadlines, and has the locks that were held until then granted.
+func (m *machine) reap(db engine.Engine, limit int) {
+	db.Reap(limit)
+	m.locks.Settle()
+}
 
 // Update applies log entries.
 func (m *machine) Update(entries []sm.Entry) ([]sm.Entry, error) {
@@ -109,7 +130,7 @@ func (m *machine) apply(cmd []byte) sm.Result {
 	}
 	results, ok := m.sessions.apply(b, func(i int) engine.Result { return m.applyOp(db, b, i) })
 	// An operation may leave two deadlines behind; ticks carry out many more.
-	db.Reap(reapPerBatch + operations(b.Ops))
+	m.reap(db, reapPerBatch+operations(b.Ops))
 	if b.Member == m.store.member && b.Incarnation == m.store.incarnation {
 		m.store.batcher.applied(b.Slot, b.Seq, results, ok)
 	}
@@ -132,11 +153,18 @@ func (m *machine) applyOp(db engine.Engine, b *command.Batch, i int) engine.Resu
 	op, id := &b.Ops[i], b.ID(i)
 	switch {
 	case id == once.ID{}:
-		return db.Apply(op, b.Limit)
+		return m.do(db, op, b.Limit)
 	case op.Kind == 0:
 		return engine.Result{Done: true, Revision: m.clients.Enrol(id.Nonce, db.Now())}
 	}
-	return m.clients.Do(id, db.Now(), func() engine.Result { return db.Apply(op, b.Limit) })
+	return m.clients.Do(id, db.Now(), func() engine.Result { return m.do(db, op, b.Limit) })
+}
+
+func (m *machine) do(db engine.Engine, op *engine.Op, limit int64) engine.Result {
+	if op.Kind.OnLock() {
+		return m.locks.Apply(op, limit)
+	}
+	return db.Apply(op, limit)
 }
 
 func (m *machine) applyTick(db engine.Engine, t command.Tick) {
@@ -145,7 +173,7 @@ func (m *machine) applyTick(db engine.Engine, t command.Tick) {
 	}
 	m.ticks++
 	db.Tick(t.Elapsed, t.Lag)
-	db.Reap(reapPerTick)
+	m.reap(db, reapPerTick)
 	m.clients.Age(db.Now())
 	m.store.ticker.counted(m.ticks, t.Nonce, db.Now())
 }
@@ -246,7 +274,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-c
 	m.sessions = f.sessions
 	m.clients = f.clients
 	m.applied.Store(f.applied)
-	m.db.Store(&state{db})
+	m.take(db)
 	m.feed.Reset(db.Revision())
 	m.store.ticker.recovered(m)
 	m.mu.Unlock()

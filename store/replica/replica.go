@@ -18,6 +18,7 @@ import (
 	"dkv/internal/clock"
 	"dkv/internal/command"
 	"dkv/internal/feed"
+	"dkv/internal/lockqueue"
 	"dkv/internal/ops"
 	"dkv/internal/raftnet"
 	"dkv/maple"
@@ -333,7 +334,7 @@ func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, 
 // Watch implements store.Store. Each member remembers what it has applied since it
 // was opened or received a snapshot.
 func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
-	w, err := s.watch(ctx, what)
+	w, err := s.watch(ctx, engine.Keys, what)
 	if err != nil {
 		return nil, err
 	}
@@ -341,8 +342,8 @@ func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Ev
 }
 
 // Poll is a part of a watch; see [feed.Poll].
-func (s *Store) Poll(ctx context.Context, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
-	w, err := s.watch(ctx, what)
+func (s *Store) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
+	w, err := s.watch(ctx, space, what)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -352,7 +353,7 @@ func (s *Store) Poll(ctx context.Context, what store.Watch, wait time.Duration, 
 // watch begins a watch. One from now on is from behind all that has been
 // acknowledged anywhere, and one from a revision that is not known here may be so
 // because this member is behind; both wait for a barrier.
-func (s *Store) watch(ctx context.Context, what store.Watch) (*feed.Watcher, error) {
+func (s *Store) watch(ctx context.Context, space engine.Space, what store.Watch) (*feed.Watcher, error) {
 	if err := cmp.Or(what.Check(), ops.CheckContext(ctx)); err != nil {
 		return nil, err
 	}
@@ -361,7 +362,30 @@ func (s *Store) watch(ctx context.Context, what store.Watch) (*feed.Watcher, err
 			return nil, err
 		}
 	}
-	return s.machine.feed.Watch(engine.Keys, what)
+	return s.machine.feed.Watch(space, what)
+}
+
+// AwaitLock implements lock.Backend.
+func (s *Store) AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
+	if err := ops.CheckRead(ctx, key); err != nil {
+		return store.LockPlace{}, err
+	}
+	if s.machine.db.Load().Revision() < uint64(at.At) { // it has joined by way of another member
+		if err := s.barriers.wait(ctx); err != nil {
+			return store.LockPlace{}, err
+		}
+	}
+	return lockqueue.Await(ctx, s.machine.feed, s.machine.view, key, owner, at, wait)
+}
+
+// LockHolder implements lock.Backend.
+func (s *Store) LockHolder(ctx context.Context, key string) (store.LockHolder, bool, error) {
+	db, err := s.read(ctx, key)
+	if err != nil {
+		return store.LockHolder{}, false, err
+	}
+	h, ok := lockqueue.Holder(db, key)
+	return h, ok, nil
 }
 
 // read returns the state for a linearizable read of key.

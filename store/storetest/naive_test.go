@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"dkv/lock"
 	"dkv/store"
 )
 
@@ -46,10 +47,14 @@ type item struct {
 }
 
 // member is one way to a naive store, open until it is closed.
+//
+// Of locks it does no more than the suite asks for: it takes free ones, and releases
+// them.
 type member struct {
 	*naive
-	node string
-	mu   struct {
+	lock.Backend // nil
+	node         string
+	mu           struct {
 		sync.RWMutex
 		closed bool
 	}
@@ -423,21 +428,21 @@ func (m *member) state(ctx context.Context, r store.Range) (all []store.Entry, a
 	return all, at, err
 }
 
-func (m *member) AcquireLock(ctx context.Context, key string, id []byte, ttl time.Duration) (token store.Revision, ok bool, err error) {
+func (m *member) JoinLock(ctx context.Context, key string, id []byte, _ int64, ttl time.Duration, _ bool) (place store.LockPlace, err error) {
 	err = m.do(ctx, store.CheckWrite(key, id, 0, ttl), func(db *naive, now time.Time) {
-		if ok = db.mu.locks[key] == nil; ok {
+		if place.Held = db.mu.locks[key] == nil; place.Held {
 			db.mu.revision++
-			token = db.mu.revision
+			place.Token = db.mu.revision
 			it := newItem(id, now, 0, ttl)
-			it.revision = token
+			it.revision = db.mu.revision
 			db.mu.locks[key] = it
 			db.await(it)
 		}
 	})
-	return token, ok, err
+	return place, err
 }
 
-func (m *member) ReleaseLock(ctx context.Context, key string, id []byte) (ok bool, err error) {
+func (m *member) LeaveLock(ctx context.Context, key string, id []byte, _ uint64) (ok bool, err error) {
 	err = m.do(ctx, store.CheckWrite(key, id, 0, 0), func(db *naive, _ time.Time) {
 		it := db.mu.locks[key]
 		if ok = it != nil && bytes.Equal(it.value, id); ok {

@@ -1,0 +1,100 @@
+package lock
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"dkv/internal/ops"
+	"dkv/store"
+	"dkv/store/engine"
+)
+
+// Election is a lock whose holder is called the leader, and tells the others
+// something of itself. The zero value is of no use; see [Locker.Election].
+type Election struct {
+	locker *Locker
+	key    string
+}
+
+// Leader is who leads.
+type Leader struct {
+	Value []byte         // what it campaigned with
+	Token store.Revision // the fencing token of its leadership
+}
+
+// Election returns the election of a name, which is that of the lock too.
+func (l *Locker) Election(name string) Election { return Election{l, name} }
+
+// Campaign waits until the caller is elected; who campaigns first is elected first.
+// value is what the others learn, an address for one. The leader resigns by
+// Lock.Unlock, and leads no longer when Lock.Done is closed. Errors are those of
+// [Locker.Lock].
+func (e Election) Campaign(ctx context.Context, value []byte, opts ...Option) (*Lock, error) {
+	return e.locker.Lock(ctx, e.key, append(opts[:len(opts):len(opts)], Value(value))...)
+}
+
+// Leader returns who leads; ok is false if nobody does. Errors are those of every
+// read.
+func (e Election) Leader(ctx context.Context) (leader Leader, ok bool, err error) {
+	h, ok, err := e.locker.backend.LockHolder(ctx, e.key)
+	if !ok || len(h.Owner) < 8 {
+		return Leader{}, false, err
+	}
+	return Leader{Value: h.Owner[8:], Token: h.Token}, true, nil
+}
+
+// Observe yields who leads, and then each later leader, until the loop is left or ctx
+// ends, which is an error and the last that is yielded. A leader who did not lead
+// for long may be left out, the last one never. When nobody leads, it waits.
+func (e Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
+	return func(yield func(Leader, error) bool) {
+		what := store.Watch{Key: e.key}
+		last := store.Revision(0)
+		for {
+			// First the place in the history, then a look: so nothing is missed.
+			next, err := e.locker.changes(ctx, what)
+			if err == nil {
+				var leader Leader
+				var ok bool
+				if leader, ok, err = e.Leader(ctx); ok && leader.Token > last {
+					last = leader.Token
+					if !yield(leader, nil) {
+						return
+					}
+				}
+			}
+			if err != nil {
+				yield(Leader{}, err)
+				return
+			}
+			what.From = next
+		}
+	}
+}
+
+// changes waits for a change of a lock and returns the revision to go on from. It
+// does not wait if what.From is 0, or if the history does not go back that far.
+func (l *Locker) changes(ctx context.Context, what store.Watch) (store.Revision, error) {
+	const wait, maxBytes = 10 * time.Second, 64 << 10
+	for {
+		events, next, err := l.backend.Poll(ctx, engine.Locks, what, wait, maxBytes)
+		switch {
+		case ctx.Err() != nil:
+			return 0, ops.CheckContext(ctx)
+		case err == nil && (len(events) > 0 || what.From == 0):
+			return next, nil
+		case err == nil:
+			what.From = next
+		case store.KindOf(err) == store.KindNotApplied:
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		case err == store.ErrCompacted:
+			what.From = 0
+		default:
+			return 0, err
+		}
+	}
+}

@@ -1,0 +1,17 @@
+package store
+
+// LockPlace is where an owner stands with a lock, as package lock uses it: it holds
+// the lock, waits for it, or has neither.
+type LockPlace struct {
+	Held    bool
+	Waiting bool
+	Token   Revision // the fencing token, if Held
+	Number  uint64   // by which the owner is found; 0 of who holds the lock alone
+	At      Revision // a revision at which it was so, if Waiting
+}
+
+// LockHolder is who holds a lock alone.
+type LockHolder struct {
+	Owner []byte
+	Token Revision
+}

@@ -1,0 +1,132 @@
+package transport
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+
+	"dkv/internal/field"
+	"dkv/store"
+)
+
+// maxOwner is the greatest length of what a lock knows its owner by.
+const maxOwner = 64 << 10
+
+// await is what a client asks for: the time to wait (uvarint, in nanoseconds), the
+// number and the revision of the place (uvarints), the key and the owner (each its
+// length as a uvarint and its bytes).
+type await struct {
+	key   string
+	owner []byte
+	at    store.LockPlace
+	wait  time.Duration
+}
+
+func (a await) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(a.wait))
+	b = binary.AppendUvarint(b, a.at.Number)
+	b = binary.AppendUvarint(b, uint64(a.at.At))
+	b = binary.AppendUvarint(b, uint64(len(a.key)))
+	b = append(b, a.key...)
+	b = binary.AppendUvarint(b, uint64(len(a.owner)))
+	return append(b, a.owner...)
+}
+
+func parseAwait(b []byte) (await, error) {
+	f := field.NewReader(b)
+	a := await{wait: time.Duration(f.Int63())}
+	a.at = store.LockPlace{Waiting: true, Number: f.Uvarint(), At: store.Revision(f.Uvarint())}
+	a.key = string(f.Bytes(store.MaxKeySize))
+	a.owner = f.Bytes(maxOwner)
+	if !f.Complete() {
+		return await{}, errProtocol
+	}
+	return a, nil
+}
+
+// The first byte of a place.
+const (
+	placeNone = iota
+	placeHeld
+	placeWaiting
+)
+
+// appendPlace appends what a place is (byte), its number, and its token or, of who
+// waits, its revision (uvarints).
+func appendPlace(b []byte, p store.LockPlace) []byte {
+	switch {
+	case p.Held:
+		b = append(b, placeHeld)
+		b = binary.AppendUvarint(b, p.Number)
+		return binary.AppendUvarint(b, uint64(p.Token))
+	case p.Waiting:
+		b = append(b, placeWaiting)
+		b = binary.AppendUvarint(b, p.Number)
+		return binary.AppendUvarint(b, uint64(p.At))
+	}
+	return append(b, placeNone)
+}
+
+func parsePlace(b []byte) (p store.LockPlace, err error) {
+	f := field.NewReader(b)
+	switch f.Byte() {
+	case placeNone:
+	case placeHeld:
+		p = store.LockPlace{Held: true, Number: f.Uvarint(), Token: store.Revision(f.Uvarint())}
+	case placeWaiting:
+		p = store.LockPlace{Waiting: true, Number: f.Uvarint(), At: store.Revision(f.Uvarint())}
+	default:
+		f.Fail()
+	}
+	if !f.Complete() {
+		return store.LockPlace{}, errProtocol
+	}
+	return p, nil
+}
+
+// appendHolder appends whether there is a holder (byte), its token (uvarint) and
+// what it is known by.
+func appendHolder(b []byte, h store.LockHolder, ok bool) []byte {
+	if b = appendFound(b, ok); !ok {
+		return b
+	}
+	b = binary.AppendUvarint(b, uint64(h.Token))
+	return append(b, h.Owner...)
+}
+
+func parseHolder(b []byte) (h store.LockHolder, ok bool, err error) {
+	b, ok, err = cutFound(b)
+	if !ok {
+		return h, false, err
+	}
+	f := field.NewReader(b)
+	h.Token = store.Revision(f.Uvarint())
+	h.Owner = f.Rest()
+	if f.Bad() {
+		return h, false, errProtocol
+	}
+	return h, true, nil
+}
+
+// AwaitLock implements lock.Backend.
+func (c *Client) AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
+	if err := store.CheckKey(key); err != nil {
+		return store.LockPlace{}, err
+	}
+	b, err := c.wait(ctx, wait, methodAwaitLock, await{key, owner, at, wait}.append(nil))
+	if err != nil {
+		return store.LockPlace{}, err
+	}
+	place, err := parsePlace(b)
+	return place, garbled(err, store.ErrUnavailable)
+}
+
+// LockHolder implements lock.Backend.
+func (c *Client) LockHolder(ctx context.Context, key string) (store.LockHolder, bool, error) {
+	b, err := c.read(ctx, methodLockHolder, key)
+	if err != nil {
+		return store.LockHolder{}, false, err
+	}
+	h, ok, err := parseHolder(b)
+	return h, ok, garbled(err, store.ErrUnavailable)
+}
