@@ -37,7 +37,7 @@ func (e Election) Campaign(ctx context.Context, value []byte, opts ...Option) (*
 // Leader returns who leads; ok is false if nobody does. Errors are those of every
 // read.
 func (e Election) Leader(ctx context.Context) (leader Leader, ok bool, err error) {
-	h, ok, err := e.locker.backend.LockHolder(ctx, e.key)
+	h, ok, err := e.locker.backend.LockHolder(ctx, e.locker.name(e.key))
 	if !ok || len(h.Owner) < 8 {
 		return Leader{}, false, err
 	}
@@ -49,7 +49,7 @@ func (e Election) Leader(ctx context.Context) (leader Leader, ok bool, err error
 // for long may be left out, the last one never. When nobody leads, it waits.
 func (e Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	return func(yield func(Leader, error) bool) {
-		what := store.Watch{Key: e.key}
+		what := store.Watch{Key: e.locker.name(e.key)}
 		last := store.Revision(0)
 		for {
 			// First the place in the history, then a look: so nothing is missed.
@@ -75,10 +75,10 @@ func (e Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 
 // changes waits for a change of a lock and returns the revision to go on from. It
 // does not wait if what.From is 0, or if the history does not go back that far.
-func (l *Locker) changes(ctx context.Context, what store.Watch) (store.Revision, error) {
+func (s *shop) changes(ctx context.Context, what store.Watch) (store.Revision, error) {
 	const wait, maxBytes = 10 * time.Second, 64 << 10
 	for {
-		events, next, err := l.backend.Poll(ctx, engine.Locks, what, wait, maxBytes)
+		events, next, err := s.backend.Poll(ctx, engine.Locks, what, wait, maxBytes)
 		switch {
 		case ctx.Err() != nil:
 			return 0, ops.CheckContext(ctx)

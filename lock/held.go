@@ -13,7 +13,7 @@ import (
 // Lock is a lock that is held, until Unlock or until it is lost. Its methods may be
 // called from any goroutine.
 type Lock struct {
-	locker *Locker
+	shop   *shop
 	key    string
 	owner  []byte
 	number uint64
@@ -36,7 +36,7 @@ type Lock struct {
 // ended by now.
 func (t *ticket) hold(ctx context.Context) (*Lock, error) {
 	h := &Lock{
-		locker: t.locker, key: t.key, owner: t.owner, number: t.place.Number, token: t.place.Token, ttl: t.ttl,
+		shop: t.shop, key: t.key, owner: t.owner, number: t.place.Number, token: t.place.Token, ttl: t.ttl,
 		counts: 0 < t.limit && t.limit < math.MaxInt64,
 	}
 	all, _ := ctx.Value(heldKey{}).([]*Lock)
@@ -46,7 +46,7 @@ func (t *ticket) hold(ctx context.Context) (*Lock, error) {
 	if err := h.Err(); err != nil {
 		return nil, err
 	}
-	if !t.locker.run(h.keep) {
+	if !t.shop.run(h.keep) {
 		h.lose(store.ErrClosed)
 		return nil, store.ErrClosed
 	}
@@ -66,7 +66,7 @@ func (h *Lock) Done() <-chan struct{} { return h.ctx.Done() }
 // store.ErrNotHeld after Unlock, or store.ErrClosed.
 func (h *Lock) Err() error {
 	h.mu.Lock()
-	over := h.ctx.Err() == nil && h.locker.clock.Now() >= h.mu.until
+	over := h.ctx.Err() == nil && h.shop.clock.Now() >= h.mu.until
 	h.mu.Unlock()
 	if over { // the timer is late: the process has been paused
 		h.lose(store.ErrLockLost)
@@ -94,7 +94,7 @@ func (h *Lock) Unlock(ctx context.Context) error {
 	if unlocked {
 		return store.ErrNotHeld
 	}
-	left, err := h.locker.backend.LeaveLock(ctx, h.key, h.owner, h.number)
+	left, err := h.shop.backend.LeaveLock(ctx, h.key, h.owner, h.number)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (h *Lock) trust(began time.Duration) {
 	if h.mu.until < began {
 		h.mu.until = Forever // beyond what can be told
 	}
-	h.mu.stop = h.locker.clock.AfterFunc(h.mu.until-h.locker.clock.Now(), func() { h.Err() })
+	h.mu.stop = h.shop.clock.AfterFunc(h.mu.until-h.shop.clock.Now(), func() { h.Err() })
 }
 
 // lose ends the trust in the lock, for a reason.
@@ -135,12 +135,12 @@ func (h *Lock) lose(why error) {
 
 // keep renews the lock until it is over.
 func (h *Lock) keep() {
-	defer h.locker.closed(h)()
+	defer h.shop.closed(h)()
 	pause := h.ttl / renewals
 	for h.sleep(pause) {
-		began := h.locker.clock.Now()
+		began := h.shop.clock.Now()
 		ctx, cancel := context.WithTimeout(h.ctx, h.ttl/renewals)
-		place, err := h.locker.backend.RenewLock(ctx, h.key, h.owner, h.number, h.ttl)
+		place, err := h.shop.backend.RenewLock(ctx, h.key, h.owner, h.number, h.ttl)
 		cancel()
 		switch {
 		case err != nil:
@@ -152,19 +152,19 @@ func (h *Lock) keep() {
 			return
 		}
 		h.trust(began)
-		pause = began + h.ttl/renewals - h.locker.clock.Now()
+		pause = began + h.ttl/renewals - h.shop.clock.Now()
 	}
 }
 
 // closed has the lock end with its locker, until what it returns is called.
-func (l *Locker) closed(h *Lock) (stop func() bool) {
-	return context.AfterFunc(l.ctx, func() { h.lose(store.ErrClosed) })
+func (s *shop) closed(h *Lock) (stop func() bool) {
+	return context.AfterFunc(s.ctx, func() { h.lose(store.ErrClosed) })
 }
 
 // sleep waits for a time by the clock; it is false if the lock is over.
 func (h *Lock) sleep(d time.Duration) bool {
 	woken := make(chan struct{})
-	stop := h.locker.clock.AfterFunc(d, func() { close(woken) })
+	stop := h.shop.clock.AfterFunc(d, func() { close(woken) })
 	select {
 	case <-woken:
 		return h.Err() == nil

@@ -63,8 +63,14 @@ type Backend interface {
 // Forever is the time to live of a lock that ends only with Release.
 const Forever time.Duration = math.MaxInt64
 
-// Locker gives out the locks of one store.
+// Locker gives out the locks of one store, or of one namespace of it.
 type Locker struct {
+	*shop
+	prefix string // of the names of locks
+}
+
+// shop is what the lockers of one store have in common.
+type shop struct {
 	backend Backend
 	clock   store.Clock
 	ctx     context.Context // of what goes on in the background
@@ -83,30 +89,44 @@ func New(b Backend) *Locker { return NewWithClock(b, clock.System{}) }
 // NewWithClock returns a Locker that measures by a clock how long its locks can be
 // trusted.
 func NewWithClock(b Backend, c store.Clock) *Locker {
-	l := &Locker{backend: b, clock: c}
-	l.ctx, l.cancel = context.WithCancel(context.Background())
-	return l
+	s := &shop{backend: b, clock: c}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return &Locker{shop: s}
+}
+
+// WithPrefix returns a Locker for the locks whose names begin with the prefix, which
+// its users leave out. It is closed with l.
+func (l *Locker) WithPrefix(prefix string) *Locker {
+	return &Locker{l.shop, l.prefix + prefix}
+}
+
+// name is that of a lock in the store. An empty one stays empty, and is refused.
+func (l *Locker) name(key string) string {
+	if key == "" {
+		return ""
+	}
+	return l.prefix + key
 }
 
 // Close ends the renewal of all locks that Lock and its like have given out, which
 // are done then, and returns when nothing goes on in the background any longer. The
 // locks end with their time to live. It is to be called before the store is closed.
-func (l *Locker) Close() {
-	l.mu.Lock()
-	l.mu.closed = true
-	l.mu.Unlock()
-	l.cancel()
-	l.mu.work.Wait()
+func (s *shop) Close() {
+	s.mu.Lock()
+	s.mu.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.mu.work.Wait()
 }
 
 // run runs f in the background, unless the locker is closed.
-func (l *Locker) run(f func()) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.mu.closed {
+func (s *shop) run(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
 		return false
 	}
-	l.mu.work.Go(f)
+	s.mu.work.Go(f)
 	return true
 }
 
@@ -130,7 +150,7 @@ func (l *Locker) Acquire(ctx context.Context, key string, ttl time.Duration) (ow
 		ttl = 0
 	}
 	rand.Read(owner.id[:]) // never fails
-	place, err := l.backend.JoinLock(ctx, key, owner.id[:], 0, ttl, false)
+	place, err := l.backend.JoinLock(ctx, l.name(key), owner.id[:], 0, ttl, false)
 	switch {
 	case place.Held:
 		owner.token = place.Token
@@ -151,5 +171,5 @@ func (l *Locker) Release(ctx context.Context, key string, owner Owner) (bool, er
 	if owner == (Owner{}) {
 		return false, store.ErrBadOwner
 	}
-	return l.backend.LeaveLock(ctx, key, owner.id[:], 0)
+	return l.backend.LeaveLock(ctx, l.name(key), owner.id[:], 0)
 }

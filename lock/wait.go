@@ -66,18 +66,18 @@ func shared(limit int64) Option { return func(c *config) { c.limit = limit } }
 // store.ErrBadDuration, and those of every write. After an error the lock is not
 // held: should it have been taken, it is given up.
 func (l *Locker) Lock(ctx context.Context, key string, opts ...Option) (*Lock, error) {
-	return l.lock(ctx, key, true, opts)
+	return l.lock(ctx, l.name(key), true, opts)
 }
 
 // TryLock is Lock that does not wait: ok is false if somebody holds the lock or
 // waits for it.
 func (l *Locker) TryLock(ctx context.Context, key string, opts ...Option) (lock *Lock, ok bool, err error) {
-	lock, err = l.lock(ctx, key, false, opts)
+	lock, err = l.lock(ctx, l.name(key), false, opts)
 	return lock, lock != nil, err
 }
 
 // lock returns nil without an error if it does not wait and the lock is taken.
-func (l *Locker) lock(ctx context.Context, key string, wait bool, opts []Option) (*Lock, error) {
+func (s *shop) lock(ctx context.Context, key string, wait bool, opts []Option) (*Lock, error) {
 	c := config{ttl: DefaultTTL}
 	for _, o := range opts {
 		o(&c)
@@ -87,11 +87,11 @@ func (l *Locker) lock(ctx context.Context, key string, wait bool, opts []Option)
 		return nil, fmt.Errorf("%w: a lock's time to live is %v", store.ErrBadDuration, c.ttl)
 	case len(c.value) > MaxHolderValue:
 		return nil, store.ErrValueTooLarge
-	case c.isHeld(ctx, l, key):
+	case c.isHeld(ctx, s, key):
 		return nil, store.ErrReentrant
 	}
 	for {
-		t := &ticket{locker: l, key: key, config: c}
+		t := &ticket{shop: s, key: key, config: c}
 		err := t.join(ctx, wait)
 		for err == nil && t.place.Waiting {
 			err = t.await(ctx)
@@ -116,8 +116,8 @@ func (l *Locker) lock(ctx context.Context, key string, wait bool, opts []Option)
 
 // ticket is one attempt to take a lock.
 type ticket struct {
-	locker *Locker
-	key    string
+	shop *shop
+	key  string
 	config
 	owner []byte
 	place store.LockPlace
@@ -129,8 +129,8 @@ func (t *ticket) join(ctx context.Context, wait bool) (err error) {
 	t.owner = make([]byte, 8, 8+len(t.value))
 	rand.Read(t.owner) // never fails
 	t.owner = append(t.owner, t.value...)
-	t.began = t.locker.clock.Now()
-	t.place, err = t.locker.backend.JoinLock(ctx, t.key, t.owner, t.limit, t.ttl, wait)
+	t.began = t.shop.clock.Now()
+	t.place, err = t.shop.backend.JoinLock(ctx, t.key, t.owner, t.limit, t.ttl, wait)
 	t.unset = err != nil && store.KindOf(err) != store.KindUnknown
 	return err
 }
@@ -138,7 +138,7 @@ func (t *ticket) join(ctx context.Context, wait bool) (err error) {
 // await waits until the ticket no longer waits or it is time to renew it, and does
 // so.
 func (t *ticket) await(ctx context.Context) error {
-	l := t.locker
+	l := t.shop
 	if left := t.began + t.ttl/renewals - l.clock.Now(); left > 0 {
 		place, err := l.backend.AwaitLock(ctx, t.key, t.owner, t.place, left)
 		switch {
@@ -179,7 +179,7 @@ func (t *ticket) leave() {
 	if t.unset {
 		return
 	}
-	l := t.locker
+	l := t.shop
 	l.run(func() {
 		ctx, cancel := context.WithTimeout(l.ctx, leaveTimeout)
 		defer cancel()
@@ -191,9 +191,9 @@ func (t *ticket) leave() {
 type heldKey struct{}
 
 // isHeld tells whether the caller holds the lock already, and would wait for itself.
-func (c *config) isHeld(ctx context.Context, l *Locker, key string) bool {
+func (c *config) isHeld(ctx context.Context, l *shop, key string) bool {
 	all, _ := ctx.Value(heldKey{}).([]*Lock)
 	return slices.ContainsFunc(all, func(h *Lock) bool {
-		return h.locker == l && h.key == key && !h.counts && h.Err() == nil
+		return h.shop == l && h.key == key && !h.counts && h.Err() == nil
 	})
 }
