@@ -39,6 +39,7 @@ import (
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/local"
+	"dkv/store/namespace"
 	"dkv/store/replica"
 	"dkv/transport"
 )
@@ -105,6 +106,22 @@ func (db *DB) listen(endpoints []string) error {
 // and again: a member without a quorum is not ready, and will be when its peers
 // are back.
 func (db *DB) Ready(ctx context.Context) error { return db.backend.Ready(ctx) }
+
+// Namespace returns the part of db with a name, for a part of the program that is to
+// meet no other: its keys, and the names of its locks, begin with a zero byte, the
+// name and another zero byte, which its users leave out, so the longest keys are
+// shorter by that. It costs nothing but those bytes. A name is a constant of the
+// program: Namespace panics if it is empty or has a zero byte. It is closed with db.
+func (db *DB) Namespace(name string) Namespace {
+	prefix := namespace.Prefix(name)
+	return Namespace{namespace.New(db.Store, prefix), db.Locker.WithPrefix(prefix)}
+}
+
+// Namespace is a part of a DB, with the operations of the whole.
+type Namespace struct {
+	namespace.Store
+	*lock.Locker
+}
 
 // Live tells a supervisor of processes whether this one has to be restarted: nil
 // while the store works or waits, for peers, a leader, a disk or a server,

@@ -110,13 +110,17 @@ func (l *Locker) name(key string) string {
 
 // Close ends the renewal of all locks that Lock and its like have given out, which
 // are done then, and returns when nothing goes on in the background any longer. The
-// locks end with their time to live. It is to be called before the store is closed.
-func (s *shop) Close() {
-	s.mu.Lock()
-	s.mu.closed = true
-	s.mu.Unlock()
-	s.cancel()
-	s.mu.work.Wait()
+// locks end with their time to live. It is to be called before the store is closed;
+// for a Locker that WithPrefix has returned it does nothing.
+func (l *Locker) Close() {
+	if l.prefix != "" {
+		return
+	}
+	l.mu.Lock()
+	l.mu.closed = true
+	l.mu.Unlock()
+	l.cancel()
+	l.mu.work.Wait()
 }
 
 // run runs f in the background, unless the locker is closed.
