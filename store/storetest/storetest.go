@@ -67,7 +67,7 @@ type group struct {
 
 func groups() []group {
 	return []group{
-		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks, staleChecks, scanChecks, scanStateChecks, scanLoopChecks)},
+		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks, staleChecks, scanChecks, scanStateChecks, scanLoopChecks, conditionChecks, addChecks)},
 		{name: "Histories", checks: historyChecks},
 		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, wholeScanChecks, viewChecks, walkChecks)},
 		{name: "Closing", checks: closeChecks},
