@@ -67,9 +67,9 @@ type group struct {
 
 func groups() []group {
 	return []group{
-		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks, staleChecks, scanChecks, scanStateChecks, scanLoopChecks, conditionChecks, addChecks)},
+		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks, staleChecks, scanChecks, scanStateChecks, scanLoopChecks, conditionChecks, addChecks, txnChecks, txnRefusalChecks, txnMemberChecks)},
 		{name: "Histories", checks: historyChecks},
-		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, wholeScanChecks, viewChecks, walkChecks)},
+		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, wholeScanChecks, viewChecks, txnLimitChecks, walkChecks)},
 		{name: "Closing", checks: closeChecks},
 	}
 }
