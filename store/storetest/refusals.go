@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,12 +24,32 @@ func calls(key string, value []byte, expireIn, deleteIn time.Duration) []call {
 	return append(writes(key, value, expireIn, deleteIn), reads(key)...)
 }
 
+// writes returns the writes in an order in which none is refused if the key is
+// not there before: what is added to has expired, for it is no number.
 func writes(key string, value []byte, expireIn, deleteIn time.Duration) []call {
-	return append(timedWrites(key, value, expireIn, deleteIn),
-		call{"Set", func(ctx context.Context, st store.Store) error { return st.Set(ctx, key, value) }},
+	all := append(timedWrites(key, value, expireIn, deleteIn),
+		set(key, value),
 		call{"Expire", func(ctx context.Context, st store.Store) error { return st.Expire(ctx, key) }},
+		call{"Add", func(ctx context.Context, st store.Store) error {
+			sum, rev, err := st.Add(ctx, key, 1)
+			return nothingWith(err, sum == 0 && rev == 0)
+		}},
+		call{"CompareAndDelete", func(ctx context.Context, st store.Store) error {
+			now, ok, err := st.CompareAndDelete(ctx, key, 1)
+			return nothingWith(err, now == 0 && !ok)
+		}},
 		call{"Delete", func(ctx context.Context, st store.Store) error { return st.Delete(ctx, key) }},
 	)
+	all = append(all, timedTxns(key, value, expireIn, deleteIn)...)
+	all = append(all, valueTxns(key, value)...)
+	for _, op := range []store.Op{store.OpExpire(key), store.OpAdd(key, 1), store.OpGet(key), store.OpDelete(key)} {
+		all = append(all, txn(store.Txn{Then: []store.Op{op}}), txn(store.Txn{Else: []store.Op{op}}))
+	}
+	return append(all, txn(store.Txn{If: []store.Cond{store.IfExists(key)}}), txn(store.Txn{If: []store.Cond{store.IfLock(key, 1)}}))
+}
+
+func set(key string, value []byte) call {
+	return call{"Set", func(ctx context.Context, st store.Store) error { return st.Set(ctx, key, value) }}
 }
 
 func timedWrites(key string, value []byte, expireIn, deleteIn time.Duration) []call {
@@ -36,12 +57,43 @@ func timedWrites(key string, value []byte, expireIn, deleteIn time.Duration) []c
 		{"SetE", func(ctx context.Context, st store.Store) error { return st.SetE(ctx, key, value, expireIn, deleteIn) }},
 		{"SetEIfUnset", func(ctx context.Context, st store.Store) error {
 			set, err := st.SetEIfUnset(ctx, key, value, expireIn, deleteIn)
-			if set && err != nil {
-				return errors.Join(errors.New("the call returns true with an error"), err)
-			}
-			return err
+			return nothingWith(err, !set)
+		}},
+		{"CompareAndSet", func(ctx context.Context, st store.Store) error {
+			now, ok, err := st.CompareAndSet(ctx, key, 0, value, expireIn, deleteIn)
+			return nothingWith(err, now == 0 && !ok)
 		}},
 	}
+}
+
+func timedTxns(key string, value []byte, expireIn, deleteIn time.Duration) []call {
+	return []call{
+		txn(store.Txn{Then: []store.Op{store.OpSetE(key, value, expireIn, deleteIn)}}),
+		txn(store.Txn{Then: []store.Op{store.OpSetEIfUnset(key, value, expireIn, deleteIn)}}),
+	}
+}
+
+func valueTxns(key string, value []byte) []call {
+	return []call{
+		txn(store.Txn{Then: []store.Op{store.OpSet(key, value)}}),
+		txn(store.Txn{If: []store.Cond{store.IfValue(key, value)}}),
+	}
+}
+
+func txn(t store.Txn) call {
+	return call{"Txn of " + showTxn(t), func(ctx context.Context, st store.Store) error {
+		res, err := st.Txn(ctx, t)
+		return nothingWith(err, !res.Held && res.Revision == 0 && len(res.Results) == 0)
+	}}
+}
+
+// nothingWith returns err, or, if more than that is returned with it, an error
+// that is of no kind.
+func nothingWith(err error, nothing bool) error {
+	if err != nil && !nothing {
+		return fmt.Errorf("the call returns a result with the error %v", err)
+	}
+	return err
 }
 
 func reads(key string) []call {
@@ -122,12 +174,12 @@ func refusals(exists, missing string, f func(name string, calls []call, want err
 	f("a key of one byte too many", calls(long, v, 0, 0), store.ErrKeyTooLarge)
 	f("a key of far too many bytes", calls(strings.Repeat(long, 30), v, 0, 0), store.ErrKeyTooLarge)
 	for _, key := range []string{exists, missing} {
-		f("a value of one byte too many", append(timedWrites(key, tooLarge, 0, 0), writes(key, tooLarge, 0, 0)[2]), store.ErrValueTooLarge)
+		f("a value of one byte too many", slices.Concat(timedWrites(key, tooLarge, 0, 0), timedTxns(key, tooLarge, 0, 0), valueTxns(key, tooLarge), []call{set(key, tooLarge)}), store.ErrValueTooLarge)
 		for _, d := range []struct{ expireIn, deleteIn time.Duration }{
 			{negative, 0}, {0, negative}, {negative, time.Hour}, {time.Hour, negative}, {negative, negative},
 			{math.MinInt64, 0}, {0, math.MinInt64}, {math.MaxInt64, math.MinInt64},
 		} {
-			f(fmt.Sprintf("the durations %v and %v", d.expireIn, d.deleteIn), timedWrites(key, v, d.expireIn, d.deleteIn), store.ErrBadDuration)
+			f(fmt.Sprintf("the durations %v and %v", d.expireIn, d.deleteIn), append(timedWrites(key, v, d.expireIn, d.deleteIn), timedTxns(key, v, d.expireIn, d.deleteIn)...), store.ErrBadDuration)
 		}
 	}
 }
@@ -200,7 +252,7 @@ var limitChecks = []check{
 		for i := range value {
 			value[i] = byte(i % 251)
 		}
-		for i, c := range append(timedWrites(key, value, 0, 0), writes(key, value, 0, 0)[2]) {
+		for i, c := range append(timedWrites(key, value, 0, 0), set(key, value)) {
 			if err := c.do(s.ctx, s.next()); err != nil {
 				s.Fatalf("%s of the longest key and value: %v", c.name, err)
 			}

@@ -116,13 +116,16 @@ var valueChecks = []check{
 	}},
 	{"EmptyAndNilValuesAreFoundAsEmptySlices", func(s *session) {
 		for i, value := range [][]byte{{}, nil} {
-			a, b, c := s.key("a%d", i), s.key("b%d", i), s.key("c%d", i)
+			a, b, c, d := s.key("a%d", i), s.key("b%d", i), s.key("c%d", i), s.key("d%d", i)
 			s.did(s.next().Set(s.ctx, a, value), "Set", a)
 			s.did(s.next().SetE(s.ctx, b, value, time.Hour, time.Hour), "SetE", b)
 			if set, err := s.next().SetEIfUnset(s.ctx, c, value, 0, 0); !set || err != nil {
 				s.Fatalf("SetEIfUnset(%s) = %v, %v", c, set, err)
 			}
-			for _, key := range []string{a, b, c} {
+			if _, ok, err := s.next().CompareAndSet(s.ctx, d, 0, value, 0, 0); !ok || err != nil {
+				s.Fatalf("CompareAndSet(%s) = %v, %v", d, ok, err)
+			}
+			for _, key := range []string{a, b, c, d} {
 				s.live(key, "")
 				for i := range s.stores {
 					if v, _ := s.on(i).get(key); v == nil {
@@ -211,16 +214,20 @@ var valueChecks = []check{
 	}},
 	{"SlicesPassedInAreCopied", func(s *session) {
 		value := []byte("kept as it was")
-		a, b, c := s.key("a"), s.key("b"), s.key("c")
+		a, b, c, d := s.key("a"), s.key("b"), s.key("c"), s.key("d")
 		s.did(s.next().Set(s.ctx, a, value), "Set", a)
 		s.did(s.next().SetE(s.ctx, b, value, time.Hour, time.Hour), "SetE", b)
 		if set, err := s.next().SetEIfUnset(s.ctx, c, value, 0, 0); !set || err != nil {
 			s.Fatalf("SetEIfUnset(%s) = %v, %v", c, set, err)
 		}
+		if _, ok, err := s.next().CompareAndSet(s.ctx, d, 0, value, 0, 0); !ok || err != nil {
+			s.Fatalf("CompareAndSet(%s) = %v, %v", d, ok, err)
+		}
 		clear(value)
 		s.live(a, "kept as it was")
 		s.live(b, "kept as it was")
 		s.live(c, "kept as it was")
+		s.live(d, "kept as it was")
 
 		// One buffer for many values, as a careful program does it.
 		for i := range 100 {
