@@ -59,6 +59,54 @@ var historyChecks = []check{
 			impatient: 10,
 		})
 	}},
+	{"HistoryOfConditionalWritesIsLinearizable", func(s *session) {
+		s.history(plan{
+			kinds: []opKind{
+				opGet, opHas, opEntry, opEntry, opScan, opSet, opSetEIfUnset, opDelete, opExpire,
+				opCompareAndSet, opCompareAndSet, opCompareAndSet, opCompareAndDelete, opTxn, opTxn,
+			},
+			spans: []span{{}, {time.Hour, time.Hour}},
+		})
+	}},
+	{"HistoryOfConditionalWritesWithDeadlinesIsLinearizable", func(s *session) {
+		const ms = time.Millisecond
+		s.history(plan{
+			kinds: []opKind{opGet, opEntry, opEntry, opHas, opSetE, opSet, opDelete, opExpire, opCompareAndSet, opCompareAndSet, opCompareAndSet, opCompareAndDelete, opTxn, opTxn},
+			spans: []span{{5 * ms, 0}, {0, 10 * ms}, {10 * ms, 30 * ms}, {40 * ms, 15 * ms}, {}},
+			think: 8 * ms,
+		})
+	}},
+	{"ImpatientCallersOfConditionalWritesAreToldTheTruth", func(s *session) {
+		s.history(plan{
+			kinds:     []opKind{opGet, opEntry, opEntry, opSet, opDelete, opCompareAndSet, opCompareAndSet, opCompareAndDelete, opTxn, opTxn},
+			spans:     []span{{}, {time.Hour, time.Hour}},
+			impatient: 10,
+		})
+	}},
+}
+
+// sight is what a client has last seen of a key.
+type sight struct {
+	revision store.Revision
+	value    string
+}
+
+// see takes note of what an operation has returned.
+func (was sight) see(in input, out output) sight {
+	switch in.kind {
+	case opSet, opSetE, opSetEIfUnset, opCompareAndSet, opTxn:
+		if out.ok || in.kind == opSet || in.kind == opSetE {
+			was.value = in.value
+		}
+	}
+	if out.value != "" {
+		was.value = out.value
+	}
+	switch in.kind {
+	case opEntry, opScan, opCompareAndSet, opTxn:
+		was.revision = out.revision // 0 if there is no such key
+	}
+	return was
 }
 
 // A recorder collects what the clients do to one key.
@@ -100,7 +148,8 @@ func (s *session) history(p plan) {
 		for _, r := range keys {
 			for client, st := range s.stores {
 				for _, kind := range []opKind{opEntry, opScan, opGet, opHas} {
-					s.must(s.record(r, client, st, input{kind: kind}, nil))
+					_, err := s.record(r, client, st, input{kind: kind}, nil)
+					s.must(err)
 				}
 			}
 			switch result := porcupine.CheckOperationsTimeout(model, r.mu.ops, checking); result {
@@ -117,18 +166,28 @@ func (s *session) history(p plan) {
 // client does what one client of a history does.
 func (s *session) client(p plan, client int, random *rand.Rand, keys []*recorder) error {
 	st := s.stores[client%len(s.stores)]
+	seen := make([]sight, len(keys))
 	for n := range historyOps {
+		key := (client + n) % len(keys)
 		in := input{kind: p.kinds[random.IntN(len(p.kinds))]}
 		switch in.kind {
-		case opSetE, opSetEIfUnset:
+		case opSetE, opSetEIfUnset, opCompareAndSet:
 			in.span = p.spans[random.IntN(len(p.spans))]
 			fallthrough
-		case opSet:
+		case opSet, opTxn:
 			in.value = fmt.Sprintf("%d-%d", client, n)
 		}
-		if err := s.record(keys[(client+n)%len(keys)], client, st, in, random); err != nil {
+		switch in.kind {
+		case opCompareAndSet, opCompareAndDelete:
+			in.revision = seen[key].revision
+		case opTxn:
+			in.old = seen[key].value
+		}
+		out, err := s.record(keys[key], client, st, in, random)
+		if err != nil {
 			return err
 		}
+		seen[key] = seen[key].see(in, out)
 		if p.think > 0 {
 			time.Sleep(time.Duration(random.Int64N(int64(p.think))))
 		}
@@ -138,7 +197,7 @@ func (s *session) client(p plan, client int, random *rand.Rand, keys []*recorder
 
 // record carries out one operation and notes it. Whoever has a random source
 // may be impatient.
-func (s *session) record(r *recorder, client int, st store.Store, in input, random *rand.Rand) error {
+func (s *session) record(r *recorder, client int, st store.Store, in input, random *rand.Rand) (output, error) {
 	ctx, impatient := s.ctx, false
 	if random != nil && random.IntN(8) == 0 {
 		select {
@@ -156,21 +215,21 @@ func (s *session) record(r *recorder, client int, st store.Store, in input, rand
 	op := porcupine.Operation{ClientId: client, Input: in, Call: int64(in.call), Return: int64(out.ret)}
 	switch kind := store.KindOf(err); {
 	case impatient && out.ret-in.call > s.late:
-		return fmt.Errorf("%v returned %v after its context ended", in.kind, out.ret-in.call)
+		return out, fmt.Errorf("%v returned %v after its context ended", in.kind, out.ret-in.call)
 	case err == nil:
 	case impatient && kind == store.KindNotApplied:
-		return nil // if that is not so, the history shows it
+		return output{}, nil // if that is not so, the history shows it
 	case kind == store.KindUnknown && in.kind > opHas:
 		out = output{unknown: true, ret: never}
 		op.Return = never
 	default:
-		return fmt.Errorf("%v(%s): %w (kind: %v)", in.kind, r.key, err, kind)
+		return out, fmt.Errorf("%v(%s): %w (kind: %v)", in.kind, r.key, err, kind)
 	}
 	op.Output = out
 	r.mu.Lock()
 	r.mu.ops = append(r.mu.ops, op)
 	r.mu.Unlock()
-	return nil
+	return out, nil
 }
 
 func (in input) do(ctx context.Context, st store.Store, key string) (out output, err error) {
@@ -202,6 +261,25 @@ func (in input) do(ctx context.Context, st store.Store, key string) (out output,
 		err = st.Expire(ctx, key)
 	case opDelete:
 		err = st.Delete(ctx, key)
+	case opCompareAndSet:
+		out.revision, out.ok, err = st.CompareAndSet(ctx, key, in.revision, []byte(in.value), in.span.expireIn, in.span.deleteIn)
+	case opCompareAndDelete:
+		out.revision, out.ok, err = st.CompareAndDelete(ctx, key, in.revision)
+	case opTxn:
+		t := store.Txn{
+			If:   []store.Cond{store.IfValue(key, []byte(in.old))},
+			Then: []store.Op{store.OpSet(key, []byte(in.value))},
+			Else: []store.Op{store.OpGet(key)},
+		}
+		var res store.TxnResult
+		if res, err = st.Txn(ctx, t); err != nil {
+			break
+		}
+		if err = checkTxn(t, res); err == nil {
+			r := res.Results[0]
+			out.ok, out.found = res.Held, !res.Held && r.Done
+			out.value, out.expired, out.revision = string(r.Value), r.Expired, r.Revision
+		}
 	}
 	return out, err
 }

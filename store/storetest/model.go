@@ -23,25 +23,30 @@ const (
 	opSetEIfUnset
 	opExpire
 	opDelete
-	opKinds
+	opCompareAndSet
+	opCompareAndDelete
+	opTxn // if the value is old, set value, else get
 )
 
 func (k opKind) String() string {
-	return [...]string{"Get", "GetEntry", "Scan", "Has", "Set", "SetE", "SetEIfUnset", "Expire", "Delete"}[k]
+	return [...]string{"Get", "GetEntry", "Scan", "Has", "Set", "SetE", "SetEIfUnset", "Expire", "Delete", "CompareAndSet", "CompareAndDelete", "Txn"}[k]
 }
 
 // input is one operation on the key that the history is of.
 type input struct {
-	kind  opKind
-	value string
-	span  span
-	call  time.Duration // since the history began
+	kind     opKind
+	value    string
+	span     span
+	revision store.Revision // that is compared
+	old      string         // value that is compared
+	call     time.Duration  // since the history began
 }
 
 // output is what it returned.
 type output struct {
 	unknown  bool // whether it was applied; nothing else is known then
-	ok       bool
+	ok       bool // of a Txn: its condition held
+	found    bool // by the Get of a Txn
 	expired  bool
 	value    string
 	revision store.Revision
@@ -105,23 +110,7 @@ func (r register) step(in input, out output) (bool, register) {
 		}
 		return r.may(deleted, out.ret), r.at(deleted)
 	case opEntry, opScan:
-		switch {
-		case !out.ok:
-			return r.may(deleted, out.ret), r.at(deleted)
-		case out.expired:
-			if r.least > expired || !r.may(expired, out.ret) {
-				return false, r
-			}
-			r = r.at(expired)
-		case r.least != alive || out.value != r.value:
-			return false, r
-		}
-		if r.revision != 0 {
-			return out.revision == r.revision, r
-		}
-		legal := out.revision > r.floor
-		r.revision = out.revision
-		return legal, r
+		return r.read(out)
 	case opSet, opSetE:
 		return true, r.written(in)
 	case opSetEIfUnset:
@@ -140,8 +129,99 @@ func (r register) step(in input, out output) (bool, register) {
 		return true, r.at(expired)
 	case opDelete:
 		return true, r.at(deleted)
+	case opCompareAndSet, opCompareAndDelete:
+		return r.compare(in, out)
+	case opTxn:
+		held := r.least == alive && r.value == in.old
+		if out.unknown { // only where no deadline passes
+			if held {
+				r = r.written(in)
+			}
+			return true, r
+		}
+		if out.ok {
+			r = r.written(in)
+			r.revision = out.revision
+			return held && out.revision > r.floor, r
+		}
+		if out.found && !out.expired && out.value == in.old {
+			return false, r
+		}
+		return r.read(output{ok: out.found, expired: out.expired, value: out.value, revision: out.revision, ret: out.ret})
 	}
 	panic(fmt.Sprintf("storetest: operation %d has no model", in.kind))
+}
+
+// read is step for what finds the entry with its revision.
+func (r register) read(out output) (bool, register) {
+	switch {
+	case !out.ok:
+		return r.may(deleted, out.ret), r.at(deleted)
+	case out.expired:
+		if r.least > expired || !r.may(expired, out.ret) {
+			return false, r
+		}
+		r = r.at(expired)
+	case r.least != alive || out.value != r.value:
+		return false, r
+	}
+	return r.has(out.revision)
+}
+
+// has says whether the key, which is there, may have that revision, and what is
+// there then.
+func (r register) has(rev store.Revision) (bool, register) {
+	if r.least > expired {
+		return false, r
+	}
+	if r.revision != 0 {
+		return rev == r.revision, r
+	}
+	legal := rev > r.floor
+	r.revision = rev
+	return legal, r
+}
+
+// compare is step for CompareAndSet and CompareAndDelete.
+func (r register) compare(in input, out output) (bool, register) {
+	if out.unknown {
+		// Only where no deadline passes and nobody expires the key. A client has
+		// seen the revision it wants, so if it is not what the key is known to have,
+		// the key has another.
+		out.ok = in.revision == r.revision && (r.least < deleted || in.kind == opCompareAndSet) && (in.revision != 0 || r.least == deleted)
+		if !out.ok {
+			return true, r
+		}
+		out.revision = 0
+	}
+	legal, was := r.may(deleted, out.ret), r.at(deleted)
+	switch {
+	case !out.ok && out.revision == 0: // it is not there
+		return legal && (in.revision != 0 || in.kind == opCompareAndDelete), was
+	case !out.ok:
+		legal, was = r.has(out.revision)
+		return legal && out.revision != in.revision, was
+	case in.revision != 0:
+		legal, was = r.has(in.revision)
+	case in.kind == opCompareAndDelete:
+		return false, r
+	}
+	var next register
+	if in.kind == opCompareAndSet {
+		next = was.written(in)
+	} else {
+		next = was.at(deleted)
+	}
+	if out.unknown {
+		return true, next
+	}
+	legal = legal && out.revision > next.floor
+	if in.kind == opCompareAndSet {
+		next.revision = out.revision
+	} else {
+		next.floor = max(next.floor, out.revision)
+	}
+	return legal, next
 }
 
 // model is that of one key; histories are kept and checked by key.
@@ -161,10 +241,20 @@ func describe(in input, out output) string {
 		s += fmt.Sprintf("(%s)", in.value)
 	case opSetE, opSetEIfUnset:
 		s += fmt.Sprintf("(%s, %v, %v)", in.value, in.span.expireIn, in.span.deleteIn)
+	case opCompareAndSet:
+		s += fmt.Sprintf("(%d, %s, %v, %v)", in.revision, in.value, in.span.expireIn, in.span.deleteIn)
+	case opCompareAndDelete:
+		s += fmt.Sprintf("(%d)", in.revision)
+	case opTxn:
+		s += fmt.Sprintf("(if value %s then Set %s else Get)", in.old, in.value)
 	}
 	switch in.kind {
 	case opGet, opHas, opSetEIfUnset:
 		s += fmt.Sprintf(" = %v %s", out.ok, out.value)
+	case opCompareAndSet, opCompareAndDelete:
+		s += fmt.Sprintf(" = %v, revision %d", out.ok, out.revision)
+	case opTxn:
+		s += fmt.Sprintf(" = %v; %v %s, revision %d, expired %v", out.ok, out.found, out.value, out.revision, out.expired)
 	case opEntry, opScan:
 		s += fmt.Sprintf(" = %v %s, revision %d, expired %v", out.ok, out.value, out.revision, out.expired)
 	}
