@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"iter"
+	"slices"
 	"time"
 
 	"dkv/store"
@@ -18,6 +19,10 @@ type broken struct {
 	set         func(ctx context.Context, key string, value []byte) error
 	setE        func(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) error
 	setEIfUnset func(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) (bool, error)
+	cas         func(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (store.Revision, bool, error)
+	cad         func(ctx context.Context, key string, rev store.Revision) (store.Revision, bool, error)
+	add         func(ctx context.Context, key string, delta int64) (int64, store.Revision, error)
+	txn         func(ctx context.Context, t store.Txn) (store.TxnResult, error)
 	expire      func(ctx context.Context, key string) error
 	delete      func(ctx context.Context, key string) error
 	scan        func(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error]
@@ -29,7 +34,7 @@ type broken struct {
 func newBroken(m *member) *broken {
 	return &broken{
 		member: m, get: m.Get, stale: m.GetStale, entry: m.GetEntry, has: m.Has, set: m.Set, setE: m.SetE, setEIfUnset: m.SetEIfUnset,
-		expire: m.Expire, delete: m.Delete, scan: m.Scan, info: m.Info, close: m.Close,
+		cas: m.CompareAndSet, cad: m.CompareAndDelete, add: m.Add, txn: m.Txn, expire: m.Expire, delete: m.Delete, scan: m.Scan, info: m.Info, close: m.Close,
 	}
 }
 
@@ -56,6 +61,20 @@ func (b *broken) SetE(ctx context.Context, key string, value []byte, expireIn, d
 func (b *broken) SetEIfUnset(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) (bool, error) {
 	return b.setEIfUnset(ctx, key, value, expireIn, deleteIn)
 }
+
+func (b *broken) CompareAndSet(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (store.Revision, bool, error) {
+	return b.cas(ctx, key, rev, value, expireIn, deleteIn)
+}
+
+func (b *broken) CompareAndDelete(ctx context.Context, key string, rev store.Revision) (store.Revision, bool, error) {
+	return b.cad(ctx, key, rev)
+}
+
+func (b *broken) Add(ctx context.Context, key string, delta int64) (int64, store.Revision, error) {
+	return b.add(ctx, key, delta)
+}
+
+func (b *broken) Txn(ctx context.Context, t store.Txn) (store.TxnResult, error) { return b.txn(ctx, t) }
 
 func (b *broken) Expire(ctx context.Context, key string) error { return b.expire(ctx, key) }
 
@@ -84,6 +103,54 @@ func (b *broken) onPut(f func(key *string, value *[]byte, expireIn, deleteIn *ti
 	b.setEIfUnset = func(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) (bool, error) {
 		f(&key, &value, &expireIn, &deleteIn)
 		return m.SetEIfUnset(ctx, key, value, expireIn, deleteIn)
+	}
+}
+
+// onCompare has f take the place of CompareAndSet with arguments that are not
+// bad. It is called with what the key is, nil if it is not there.
+func (b *broken) onCompare(f func(db *naive, key string, it, next *item, rev store.Revision) (store.Revision, bool)) {
+	b.cas = func(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (now store.Revision, ok bool, err error) {
+		err = b.do(ctx, store.CheckWrite(key, value, expireIn, deleteIn), func(db *naive, at time.Time) {
+			now, ok = f(db, key, db.mu.items[key], newItem(value, at, expireIn, deleteIn), rev)
+		})
+		return now, ok, err
+	}
+}
+
+// onTxn has f change every transaction, once it has been checked.
+func (b *broken) onTxn(f func(t *store.Txn)) {
+	m := b.member
+	b.txn = func(ctx context.Context, t store.Txn) (store.TxnResult, error) {
+		if err := t.Check(); err == nil {
+			t.If, t.Then, t.Else = slices.Clone(t.If), slices.Clone(t.Then), slices.Clone(t.Else)
+			f(&t)
+		}
+		return m.Txn(ctx, t)
+	}
+}
+
+// onConds has f change every condition of a transaction.
+func (b *broken) onConds(f func(c *store.Cond)) {
+	b.onTxn(func(t *store.Txn) {
+		for i := range t.If {
+			f(&t.If[i])
+		}
+	})
+}
+
+// onResult has f change what every transaction returns.
+func (b *broken) onResult(f func(branch []store.Op, res *store.TxnResult)) {
+	m := b.member
+	b.txn = func(ctx context.Context, t store.Txn) (store.TxnResult, error) {
+		res, err := m.Txn(ctx, t)
+		if err == nil {
+			branch := t.Else
+			if res.Held {
+				branch = t.Then
+			}
+			f(branch, &res)
+		}
+		return res, err
 	}
 }
 

@@ -20,7 +20,7 @@ type bug struct {
 }
 
 func allBugs() (all []bug) {
-	for _, l := range [][]bug{timeBugs, operationBugs, inputBugs, memberBugs, staleBugs, scanBugs, scanStateBugs, scanLoopBugs} {
+	for _, l := range [][]bug{timeBugs, operationBugs, inputBugs, memberBugs, staleBugs, scanBugs, scanStateBugs, scanLoopBugs, conditionBugs, addBugs, txnBugs, txnRefusalBugs} {
 		all = append(all, l...)
 	}
 	return all

@@ -188,11 +188,14 @@ func (r register) compare(in input, out output) (bool, register) {
 		// Only where no deadline passes and nobody expires the key. A client has
 		// seen the revision it wants, so if it is not what the key is known to have,
 		// the key has another.
-		out.ok = in.revision == r.revision && (r.least < deleted || in.kind == opCompareAndSet) && (in.revision != 0 || r.least == deleted)
+		if in.revision != 0 {
+			out.ok = in.revision == r.revision
+		} else {
+			out.ok = in.kind == opCompareAndSet && r.least == deleted
+		}
 		if !out.ok {
 			return true, r
 		}
-		out.revision = 0
 	}
 	legal, was := r.may(deleted, out.ret), r.at(deleted)
 	switch {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -134,6 +135,58 @@ func (s *slow) SetEIfUnset(ctx context.Context, key string, value []byte, expire
 		return err
 	})
 	return err == nil && set.Load(), err
+}
+
+func (s *slow) CompareAndSet(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (store.Revision, bool, error) {
+	value = bytes.Clone(value)
+	return slowly(ctx, s, func(ctx context.Context) (store.Revision, bool, error) {
+		return s.member.CompareAndSet(ctx, key, rev, value, expireIn, deleteIn)
+	})
+}
+
+func (s *slow) CompareAndDelete(ctx context.Context, key string, rev store.Revision) (store.Revision, bool, error) {
+	return slowly(ctx, s, func(ctx context.Context) (store.Revision, bool, error) {
+		return s.member.CompareAndDelete(ctx, key, rev)
+	})
+}
+
+func (s *slow) Add(ctx context.Context, key string, delta int64) (int64, store.Revision, error) {
+	return slowly(ctx, s, func(ctx context.Context) (int64, store.Revision, error) { return s.member.Add(ctx, key, delta) })
+}
+
+func (s *slow) Txn(ctx context.Context, t store.Txn) (store.TxnResult, error) {
+	t.If, t.Then, t.Else = slices.Clone(t.If), slices.Clone(t.Then), slices.Clone(t.Else)
+	for i := range t.If {
+		t.If[i].Value = bytes.Clone(t.If[i].Value)
+	}
+	for _, branch := range [][]store.Op{t.Then, t.Else} {
+		for i := range branch {
+			branch[i].Value = bytes.Clone(branch[i].Value)
+		}
+	}
+	res, _, err := slowly(ctx, s, func(ctx context.Context) (store.TxnResult, bool, error) {
+		res, err := s.member.Txn(ctx, t)
+		return res, true, err
+	})
+	return res, err
+}
+
+// slowly is write of what returns something, which is lost with an error.
+func slowly[A, B any](ctx context.Context, s *slow, do func(context.Context) (A, B, error)) (a A, b B, err error) {
+	type result struct {
+		a A
+		b B
+	}
+	var done atomic.Pointer[result]
+	err = s.write(ctx, func(ctx context.Context) error {
+		a, b, err := do(ctx)
+		done.Store(&result{a, b})
+		return err
+	})
+	if r := done.Load(); err == nil && r != nil {
+		return r.a, r.b, nil
+	}
+	return a, b, err
 }
 
 func (s *slow) Expire(ctx context.Context, key string) error {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,6 +46,9 @@ var walkChecks = []check{
 		for range steps {
 			key := s.key("%d", random.IntN(names))
 			value := strings.Repeat("v", random.IntN(20))
+			if random.IntN(2) == 0 {
+				value = strconv.Itoa(random.IntN(100))
+			}
 			var expireIn, deleteIn time.Duration
 			if random.IntN(2) == 0 {
 				expireIn = time.Hour
@@ -53,27 +57,22 @@ var walkChecks = []check{
 				deleteIn = 2 * time.Hour
 			}
 			old, there := twin.keys[key]
-			change := func(e twinEntry) {
-				twin.revision++
-				e.revision = twin.revision
-				twin.keys[key] = e
-			}
-			switch op := random.IntN(6); op {
+			switch op := random.IntN(10); op {
 			case 0:
 				trail = append(trail, fmt.Sprintf("Set(%s, %q)", key, value))
 				s.set(key, value)
-				change(twinEntry{value: value})
+				twin.put(key, twinEntry{value: value})
 			case 1:
 				trail = append(trail, fmt.Sprintf("SetE(%s, %q, %v, %v)", key, value, expireIn, deleteIn))
 				s.setE(key, value, expireIn, deleteIn)
-				change(twinEntry{value: value, expires: expireIn > 0, deletes: deleteIn > 0})
+				twin.put(key, twinEntry{value: value, expires: expireIn > 0, deletes: deleteIn > 0})
 			case 2, 3:
 				trail = append(trail, fmt.Sprintf("SetEIfUnset(%s, %q, %v, %v)", key, value, expireIn, deleteIn))
 				if set := s.setEIfUnset(key, value, expireIn, deleteIn); set == there {
 					fail("it returned %v", set)
 				}
 				if !there {
-					change(twinEntry{value: value, expires: expireIn > 0, deletes: deleteIn > 0})
+					twin.put(key, twinEntry{value: value, expires: expireIn > 0, deletes: deleteIn > 0})
 				}
 			case 4:
 				if old.expired {
@@ -82,14 +81,22 @@ var walkChecks = []check{
 				trail = append(trail, fmt.Sprintf("Expire(%s)", key))
 				s.expire(key)
 				if there {
-					change(twinEntry{expired: true, deletes: old.deletes})
+					twin.put(key, twinEntry{expired: true, deletes: old.deletes})
 				}
 			case 5:
 				trail = append(trail, fmt.Sprintf("Delete(%s)", key))
 				s.delete(key)
-				if there {
-					twin.revision++
-					delete(twin.keys, key)
+				twin.remove(key)
+			case 6, 7:
+				did, wrong := twin.compare(s, random, key, value, span{expireIn, deleteIn})
+				if trail = append(trail, did); wrong != "" {
+					fail("%s", wrong)
+				}
+			case 8, 9:
+				t := randomTxn(random, func() string { return s.key("%d", random.IntN(names)) }, &twin)
+				trail = append(trail, "Txn("+showTxn(t)+")")
+				if wrong := twin.txn(s, t); wrong != "" {
+					fail("%s", wrong)
 				}
 			}
 			key = s.key("%d", random.IntN(names))

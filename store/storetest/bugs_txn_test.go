@@ -1,0 +1,4 @@
+package storetest
+
+var txnBugs = []bug{}
+var txnRefusalBugs = []bug{}
