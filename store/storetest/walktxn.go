@@ -47,7 +47,7 @@ func (t *twin) compare(s *session, random *rand.Rand, key, value string, d span)
 	old, there := t.keys[key]
 	rev := old.revision
 	if random.IntN(3) == 0 {
-		rev = store.Revision(random.Uint64N(uint64(t.revision) + 2))
+		rev = store.Revision(random.Uint64N(uint64(t.revision)+2) * random.Uint64N(2))
 	}
 	holds := rev == old.revision
 	switch random.IntN(3) {
