@@ -83,8 +83,11 @@ var conditionBugs = []bug{
 		},
 	},
 	{
-		name:     "CompareAndSetReturnsTheRevisionBefore",
-		caughtBy: []string{"CompareAndSetSetsAKeyThatHasTheRevision", "HistoryOfConditionalWritesIsLinearizable", "ConditionalWritesTakeOneRevisionForEachChange"},
+		name: "CompareAndSetReturnsTheRevisionBefore",
+		caughtBy: []string{
+			"CompareAndSetSetsAKeyThatHasTheRevision", "HistoryOfConditionalWritesIsLinearizable", "HistoryOfConditionalWritesWithDeadlinesIsLinearizable",
+			"ConditionalWritesTakeOneRevisionForEachChange",
+		},
 		plant: func(b *broken) {
 			b.onCompare(func(db *naive, key string, it, next *item, rev store.Revision) (store.Revision, bool) {
 				at := db.revisionOf(key)
@@ -207,7 +210,7 @@ var conditionBugs = []bug{
 	},
 	{
 		name:     "CompareAndSetIsEarlyWithDeadlines",
-		caughtBy: []string{"CompareAndSetSetsDeadlines", "HistoryOfConditionalWritesWithDeadlinesIsLinearizable"},
+		caughtBy: []string{"CompareAndSetSetsDeadlines"},
 		plant: func(b *broken) {
 			b.cas = func(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (store.Revision, bool, error) {
 				return b.member.CompareAndSet(ctx, key, rev, value, expireIn/4, deleteIn/4)

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -181,11 +182,13 @@ var txnLimitChecks = []check{
 	}},
 	{"TransactionOfAsManyBytesAsAllowedIsTaken", func(s *session) {
 		a, b, c := s.key("a"), s.key("b"), s.key("c") // of one length
-		value := []byte(strings.Repeat("12345678", store.MaxTxnSize/8))
+		value := bytes.Repeat([]byte("12345678"), store.MaxTxnSize/8)
 		whole := value[:store.MaxTxnSize-len(a)]
 		s.refusesTxn("a byte too many", store.Txn{Then: []store.Op{store.OpSet(a, value[:len(whole)+1])}}, store.ErrBadTxn)
 		s.txn(store.Txn{Then: []store.Op{store.OpSet(a, whole)}})
-		s.live(a, string(whole))
+		if v, ok := s.get(a); !ok || !bytes.Equal(v, whole) {
+			s.Fatalf("Get(%s) after the longest transaction = %s, %v", show(a), showValue(v), ok)
+		}
 
 		// All parts count: conditions, both branches, and keys.
 		third := value[:store.MaxTxnSize/3]
@@ -198,7 +201,9 @@ var txnLimitChecks = []check{
 		if res := s.txn(t); res.Held {
 			s.Fatalf("a condition holds for a value of which it has a part")
 		}
-		s.live(c, string(rest))
+		if v, ok := s.get(c); !ok || !bytes.Equal(v, rest) {
+			s.Fatalf("Get(%s) after the longest transaction = %s, %v", show(c), showValue(v), ok)
+		}
 		s.unset(b)
 		t.If[1].Key += "+"
 		s.refusesTxn("a byte too many in its conditions", t, store.ErrBadTxn)

@@ -427,12 +427,21 @@ func (s *session) every(held bool) {
 	}
 }
 
+// showValue is show without a copy of a long value: calls are shown before it is
+// known whether they fail.
+func showValue(value []byte) string {
+	if len(value) <= 48 {
+		return show(string(value))
+	}
+	return fmt.Sprintf("%q... (%d bytes)", value[:32], len(value))
+}
+
 func showOp(op store.Op) string {
 	name := "an operation of no kind"
 	if k := int(op.Kind); k > 0 && k <= int(store.OpKindAdd) {
 		name = [...]string{"", "Get", "Set", "SetEIfUnset", "Expire", "Delete", "Add"}[k]
 	}
-	return fmt.Sprintf("%s(%s, %s, %v, %v, %d)", name, show(op.Key), show(string(op.Value)), op.ExpireIn, op.DeleteIn, op.Delta)
+	return fmt.Sprintf("%s(%s, %s, %v, %v, %d)", name, show(op.Key), showValue(op.Value), op.ExpireIn, op.DeleteIn, op.Delta)
 }
 
 func showTxn(t store.Txn) string {
@@ -442,7 +451,7 @@ func showTxn(t store.Txn) string {
 			b.WriteString(" and ")
 		}
 		name := [...]string{"no kind", "revision", "exists", "value", "lock"}[min(int(c.Kind), 4)]
-		fmt.Fprintf(&b, "%s of %s: %d %s", name, show(c.Key), c.Revision, show(string(c.Value)))
+		fmt.Fprintf(&b, "%s of %s: %d %s", name, show(c.Key), c.Revision, showValue(c.Value))
 	}
 	for i, branch := range [][]store.Op{t.Then, t.Else} {
 		b.WriteString([]string{"; then", "; else"}[i])
