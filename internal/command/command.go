@@ -148,7 +148,7 @@ func appendTxn(b []byte, t *engine.Txn) []byte {
 		b = append(b, byte(c.Kind), byte(c.Space))
 		b = appendBytes(b, c.Key)
 		switch c.Kind {
-		case engine.RevisionIs:
+		case engine.RevisionIs, engine.TokenIs:
 			b = binary.AppendUvarint(b, c.At)
 		case engine.ValueIs:
 			b = appendBytes(b, c.Value)
@@ -345,7 +345,7 @@ func (d *decoder) cond() engine.Cond {
 	c := engine.Cond{Kind: engine.CondKind(d.Byte())}
 	space, key := d.place()
 	switch c.Kind {
-	case engine.RevisionIs:
+	case engine.RevisionIs, engine.TokenIs:
 		c.At = d.Uvarint()
 	case engine.ValueIs:
 		c.Value = d.Bytes(store.MaxValueSize)

@@ -53,7 +53,7 @@ func genTxn(t *rapid.T) *engine.Txn {
 		c := engine.Cond{Kind: engine.CondKind(rapid.IntRange(1, int(engine.CondKinds)-1).Draw(t, "condition"))}
 		c.Space, c.Key = genPlace(t)
 		switch c.Kind {
-		case engine.RevisionIs:
+		case engine.RevisionIs, engine.TokenIs:
 			c.At = rapid.Uint64().Draw(t, "at")
 		case engine.ValueIs:
 			c.Value = rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "value")

@@ -210,7 +210,7 @@ func conditions(conds []store.Cond) []engine.Cond {
 		case store.CondValue:
 			all[i].Kind = engine.ValueIs
 		case store.CondLock:
-			all[i].Kind, all[i].Space = engine.RevisionIs, engine.Locks
+			all[i].Kind, all[i].Space = engine.TokenIs, engine.Locks
 		}
 	}
 	return all

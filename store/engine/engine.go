@@ -205,6 +205,7 @@ const (
 	RevisionIs CondKind = 1 + iota // the key's is At; 0: it is not there
 	Exists                         // the key is there, be its value expired or not
 	ValueIs                        // the key's is Value, and has not expired
+	TokenIs                        // the key is there and its revision is At
 	CondKinds                      // one more than the last
 )
 
@@ -213,6 +214,8 @@ func (c *Cond) Holds(e *store.Entry, there bool) bool {
 	switch c.Kind {
 	case RevisionIs:
 		return uint64(e.Revision) == c.At
+	case TokenIs:
+		return there && uint64(e.Revision) == c.At
 	case Exists:
 		return there
 	case ValueIs:

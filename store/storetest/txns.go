@@ -126,6 +126,7 @@ var txnChecks = []check{
 			s.condition(false, store.IfLock(key, other.Token()))
 			s.condition(false, store.IfLock(key, 0))
 			s.condition(false, store.IfLock(key+"-none", first.Token()))
+			s.condition(false, store.IfLock(key+"-none", 0)) // nobody holds it
 			release(key, first)
 			s.condition(false, store.IfLock(key, first.Token()))
 			second := acquire(key)

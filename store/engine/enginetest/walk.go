@@ -182,7 +182,7 @@ func (w *walk) txn(t *rapid.T) *engine.Txn {
 		c.Space, c.Key = w.place(t)
 		e, _ := w.twin.Entry(c.Space, c.Key)
 		switch c.Kind {
-		case engine.RevisionIs:
+		case engine.RevisionIs, engine.TokenIs:
 			c.At = w.revision(t, e)
 		case engine.ValueIs:
 			if c.Value = e.Value; rapid.Bool().Draw(t, "another value") {
