@@ -208,7 +208,15 @@ type (
 
 	Info  = store.Info
 	Kind  = store.Kind
-	Owner = lock.Owner
+	Watch = store.Watch
+	Event = store.Event
+
+	Owner     = lock.Owner
+	Lock      = lock.Lock
+	Election  = lock.Election
+	Leader    = lock.Leader
+	Semaphore = lock.Semaphore
+	RWLock    = lock.RWLock
 )
 
 // The limits of what a store accepts.

@@ -40,6 +40,7 @@ type request struct {
 	Revision store.Revision `json:",omitempty"`
 	Delta    int64          `json:",omitempty"`
 	Txn      *store.Txn     `json:",omitempty"`
+	Lock     uint64         `json:",omitempty"` // the ID of another request
 	Owner    string         `json:",omitempty"`
 	Watch    *store.Watch   `json:",omitempty"`
 	Range    *store.Range   `json:",omitempty"`
@@ -50,6 +51,7 @@ type reply struct {
 	ID       uint64
 	OK       bool             `json:",omitempty"`
 	Value    []byte           `json:",omitempty"`
+	Lock     uint64           `json:",omitempty"` // the ID of another request
 	Owner    string           `json:",omitempty"`
 	Revision store.Revision   `json:",omitempty"`
 	Sum      int64            `json:",omitempty"`
@@ -97,6 +99,7 @@ func serve(options string, in io.Reader, out io.Writer) (exit int) {
 	if err != nil {
 		return 1
 	}
+	c := &child{DB: db, held: make(map[uint64]*dkv.Lock)}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 64<<20)
 	var busy sync.WaitGroup
@@ -105,7 +108,7 @@ func serve(options string, in io.Reader, out io.Writer) (exit int) {
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			panic(err)
 		}
-		busy.Go(func() { answer(handle(db, r)) })
+		busy.Go(func() { answer(c.handle(r)) })
 	}
 	busy.Wait()
 	if err := db.Close(); err != nil {
@@ -130,7 +133,16 @@ func failure(r reply, err error) reply {
 	return r
 }
 
-func handle(db *dkv.DB, r request) reply {
+// child is a member, with the locks that it holds by the ID of the request that has
+// taken them.
+type child struct {
+	*dkv.DB
+	mu   sync.Mutex
+	held map[uint64]*dkv.Lock
+}
+
+func (c *child) handle(r request) reply {
+	db := c.DB
 	ctx, cancel := context.WithTimeout(context.Background(), r.Timeout)
 	defer cancel()
 	a := reply{ID: r.ID}
@@ -175,6 +187,18 @@ func handle(db *dkv.DB, r request) reply {
 		if owner, err = dkv.ParseOwner(r.Owner); err == nil {
 			a.OK, err = db.Release(ctx, r.Key, owner)
 		}
+	case "lock":
+		var h *dkv.Lock
+		if h, err = db.Lock(ctx, r.Key, dkv.LockTTL(r.DeleteIn)); err == nil {
+			c.mu.Lock()
+			c.held[r.ID] = h
+			c.mu.Unlock()
+			a.Revision = h.Token()
+		}
+	case "unlock":
+		err = c.lock(r.Lock).Unlock(ctx)
+	case "trusted":
+		a.OK = c.lock(r.Lock).Err() == nil
 	case "info":
 		var info store.Info
 		info, err = db.Info(ctx)
@@ -201,6 +225,12 @@ func handle(db *dkv.DB, r request) reply {
 		err = fmt.Errorf("unknown request %q", r.Op)
 	}
 	return failure(a, err)
+}
+
+func (c *child) lock(id uint64) *dkv.Lock {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held[id]
 }
 
 // poll returns some events of a watch, and the revision to go on from.

@@ -417,6 +417,31 @@ func (p *Process) Release(ctx context.Context, key string, owner lock.Owner) (bo
 	return a.OK, err
 }
 
+// ProcessLock is a lock that a process holds, as far as it lives.
+type ProcessLock struct {
+	Token   store.Revision
+	process *Process
+	id      uint64
+}
+
+// Lock is that of lock.Locker.
+func (p *Process) Lock(ctx context.Context, key string, ttl time.Duration) (ProcessLock, error) {
+	a, err := p.do(ctx, request{Op: "lock", Key: key, DeleteIn: ttl})
+	return ProcessLock{a.Revision, p, a.ID}, err
+}
+
+// Unlock is that of lock.Lock.
+func (l ProcessLock) Unlock(ctx context.Context) error {
+	_, err := l.process.do(ctx, request{Op: "unlock", Lock: l.id})
+	return err
+}
+
+// Trusted tells whether the process trusts its lock, at a moment after the call.
+func (l ProcessLock) Trusted(ctx context.Context) bool {
+	a, err := l.process.do(ctx, request{Op: "trusted", Lock: l.id})
+	return err == nil && a.OK
+}
+
 // Info implements store.Store.
 func (p *Process) Info(ctx context.Context) (store.Info, error) {
 	a, err := p.do(ctx, request{Op: "info"})
