@@ -46,10 +46,7 @@ func (t *ticket) hold(ctx context.Context) (*Lock, error) {
 	if err := h.Err(); err != nil {
 		return nil, err
 	}
-	if !t.shop.run(h.keep) {
-		h.lose(store.ErrClosed)
-		return nil, store.ErrClosed
-	}
+	t.shop.mu.work.Go(h.keep) // Close waits for the caller
 	return h, nil
 }
 
@@ -135,7 +132,12 @@ func (h *Lock) lose(why error) {
 
 // keep renews the lock until it is over.
 func (h *Lock) keep() {
-	defer h.shop.closed(h)()
+	defer context.AfterFunc(h.shop.ctx, func() { h.lose(store.ErrClosed) })()
+	defer func() {
+		if context.Cause(h.ctx) == store.ErrClosed {
+			h.shop.giveUp(h.key, h.owner, h.number)
+		}
+	}()
 	pause := h.ttl / renewals
 	for h.sleep(pause) {
 		began := h.shop.clock.Now()
@@ -154,11 +156,6 @@ func (h *Lock) keep() {
 		h.trust(began)
 		pause = began + h.ttl/renewals - h.shop.clock.Now()
 	}
-}
-
-// closed has the lock end with its locker, until what it returns is called.
-func (s *shop) closed(h *Lock) (stop func() bool) {
-	return context.AfterFunc(s.ctx, func() { h.lose(store.ErrClosed) })
 }
 
 // sleep waits for a time by the clock; it is false if the lock is over.

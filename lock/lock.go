@@ -108,10 +108,14 @@ func (l *Locker) name(key string) string {
 	return l.prefix + key
 }
 
-// Close ends the renewal of all locks that Lock and its like have given out, which
-// are done then, and returns when nothing goes on in the background any longer. The
-// locks end with their time to live. It is to be called before the store is closed;
-// for a Locker that WithPrefix has returned it does nothing.
+// closeTimeout is how long Close tries to give up what is held.
+const closeTimeout = 500 * time.Millisecond
+
+// Close has all locks that Lock and its like have given out be done, and gives them
+// up, as well as the places in queues of calls under way, which end with
+// store.ErrClosed. What cannot be given up within half a second ends with its time to
+// live. It is to be called before the store is closed; for a Locker that WithPrefix
+// has returned it does nothing.
 func (l *Locker) Close() {
 	if l.prefix != "" {
 		return
@@ -123,15 +127,26 @@ func (l *Locker) Close() {
 	l.mu.work.Wait()
 }
 
-// run runs f in the background, unless the locker is closed.
-func (s *shop) run(f func()) bool {
+// enter has Close wait until leave is called. It is false if the locker is closed.
+func (s *shop) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
 		return false
 	}
-	s.mu.work.Go(f)
+	s.mu.work.Add(1)
 	return true
+}
+
+func (s *shop) leave() { s.mu.work.Done() }
+
+// giveUp has an owner leave, for no longer than leaveTimeout, or closeTimeout once the
+// locker is closed.
+func (s *shop) giveUp(key string, owner []byte, number uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, func() { time.AfterFunc(closeTimeout, cancel) })()
+	s.backend.LeaveLock(ctx, key, owner, number)
 }
 
 // Acquire tries once to take the lock key for ttl, and does not wait: ok is

@@ -90,11 +90,21 @@ func (s *shop) lock(ctx context.Context, key string, wait bool, opts []Option) (
 	case c.isHeld(ctx, s, key):
 		return nil, store.ErrReentrant
 	}
+	if !s.enter() {
+		return nil, store.ErrClosed
+	}
+	defer s.leave()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
 	for {
 		t := &ticket{shop: s, key: key, config: c}
 		err := t.join(ctx, wait)
 		for err == nil && t.place.Waiting {
 			err = t.await(ctx)
+		}
+		if s.ctx.Err() != nil {
+			err = store.ErrClosed
 		}
 		switch {
 		case err != nil:
@@ -179,12 +189,7 @@ func (t *ticket) leave() {
 	if t.unset {
 		return
 	}
-	l := t.shop
-	l.run(func() {
-		ctx, cancel := context.WithTimeout(l.ctx, leaveTimeout)
-		defer cancel()
-		l.backend.LeaveLock(ctx, t.key, t.owner, t.place.Number)
-	})
+	t.shop.mu.work.Go(func() { t.shop.giveUp(t.key, t.owner, t.place.Number) }) // Close waits for the caller
 }
 
 // heldKey is that of a context's value: the locks that it comes from.

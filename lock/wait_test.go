@@ -344,10 +344,23 @@ func TestClosedLockerHasItsLocksDoneAndGivesOutNoMore(t *testing.T) {
 	l := lock.New(s)
 	ctx := context.Background()
 	h := first(l.Lock(ctx, "x"))
+	failed := make(chan error)
+	go func() { _, err := l.Lock(ctx, "x"); failed <- err }()
+	eventually(t, "it waits", func() bool { return infoOf(t, s).Waiters == 1 })
+	l.WithPrefix("p").Close() // is not what closes
+	if h.Err() != nil {
+		t.Fatal(h.Err())
+	}
 	l.Close()
 	l.Close()
 	if !errors.Is(h.Err(), store.ErrClosed) {
 		t.Error(h.Err())
+	}
+	if err := <-failed; !errors.Is(err, store.ErrClosed) {
+		t.Error(err)
+	}
+	if info := infoOf(t, s); info.Locks != 0 || info.Waiters != 0 {
+		t.Errorf("%+v", info)
 	}
 	if _, err := l.Lock(ctx, "y"); !errors.Is(err, store.ErrClosed) {
 		t.Error(err)
