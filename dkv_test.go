@@ -190,6 +190,131 @@ func ExampleKindOf() {
 	// final
 }
 
+// To change a value only if nobody else has: read, then write against the revision
+// that was read, and begin again if that is not the key's any longer.
+func ExampleDB_CompareAndSet() {
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx := context.Background()
+	for {
+		e, _, err := db.GetEntry(ctx, "list") // revision 0 if it is not there
+		if err != nil {
+			log.Fatal(err)
+		}
+		longer := append(e.Value, "item "...)
+		if _, ok, err := db.CompareAndSet(ctx, "list", e.Revision, longer, 0, 0); err != nil {
+			log.Fatal(err)
+		} else if ok {
+			break
+		}
+	}
+	value, _, _ := db.Get(ctx, "list")
+	fmt.Printf("%q\n", value)
+	// Output: "item "
+}
+
+// Several keys at once: an amount moves, unless there is not enough of it.
+func ExampleDB_Txn() {
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx := context.Background()
+	db.Add(ctx, "alice", 10)
+	move := func(seen string, amount int64) {
+		res, err := db.Txn(ctx, dkv.Txn{
+			If:   []dkv.Cond{dkv.IfValue("alice", []byte(seen))},
+			Then: []dkv.Op{dkv.OpAdd("alice", -amount), dkv.OpAdd("bob", amount)},
+			Else: []dkv.Op{dkv.OpGet("alice")},
+		})
+		switch {
+		case err != nil:
+			log.Fatal(err)
+		case res.Held:
+			fmt.Println("alice", res.Results[0].Number, "bob", res.Results[1].Number)
+		default:
+			fmt.Printf("alice has %s now\n", res.Results[0].Value)
+		}
+	}
+	move("10", 7)
+	move("10", 7)
+	// Output:
+	// alice 3 bob 7
+	// alice has 3 now
+}
+
+// To keep a copy of what is there: scan, and watch from behind the state that the scan
+// has shown. If the watch falls so far behind that it ends with ErrCompacted, begin
+// again.
+func ExampleDB_Watch() {
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var at dkv.Revision
+	for _, err := range db.Scan(ctx, dkv.Range{Prefix: "config/", At: &at}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	events, err := db.Watch(ctx, dkv.Watch{Prefix: "config/", From: at + 1})
+	if err != nil {
+		log.Fatal(err)
+	}
+	db.Set(ctx, "config/level", []byte("debug"))
+	db.Set(ctx, "other", nil)
+	db.Delete(ctx, "config/level")
+	for e, err := range events {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%d: %s %v %q\n", e.Revision, e.Key, e.Type, e.Value)
+		if e.Type == dkv.EventDeleted {
+			break
+		}
+	}
+	// Output:
+	// 1: config/level set "debug"
+	// 3: config/level deleted ""
+}
+
+// Two parts of one program that never collide.
+func ExampleDB_Namespace() {
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	ctx := context.Background()
+	billing, search := db.Namespace("billing"), db.Namespace("search")
+	billing.Set(ctx, "state", []byte("paid"))
+	_, ok, _ := search.Get(ctx, "state")
+	fmt.Println("search finds it:", ok)
+
+	one, err := billing.Lock(ctx, "job")
+	if err != nil {
+		log.Fatal(err)
+	}
+	two, ok, _ := search.TryLock(ctx, "job")
+	fmt.Println("search has its own lock:", ok)
+	one.Unlock(ctx)
+	two.Unlock(ctx)
+	// Output:
+	// search finds it: false
+	// search has its own lock: true
+}
+
 func freeAddress() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -499,12 +624,21 @@ func TestThousandStoresInMemoryLeaveNothingBehind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := db.SetE(context.Background(), "k", nil, time.Hour, time.Hour); err != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		if err := db.SetE(ctx, "k", nil, time.Hour, time.Hour); err != nil {
 			t.Fatal(i, err)
 		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
+		if _, err := db.Watch(ctx, dkv.Watch{}); err != nil {
+			t.Fatal(i, err)
 		}
+		held, err := db.Lock(ctx, "l")
+		if err != nil {
+			t.Fatal(i, err)
+		}
+		if err := db.Close(); err != nil || held.Err() == nil {
+			t.Fatal(i, err, held.Err())
+		}
+		cancel()
 	}
 }
 

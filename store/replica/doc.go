@@ -23,7 +23,8 @@
 //  4. machine.Update decodes the entry on every member. The sessions, which are
 //     part of the state, recognize a batch that was applied before and answer
 //     it with its first results; so do the clients with an operation that has an
-//     ID; otherwise the engine applies each operation. What the batch tells of
+//     ID; otherwise the engine applies each operation, or internal/lockqueue if
+//     it is about a lock. A transaction is one operation. What the batch tells of
 //     its member's progress is noted beside the state, of which it is no part.
 //  5. On the member that proposed it, the batcher gives each caller its result.
 //     A caller whose context ended before that has returned: with
@@ -57,6 +58,32 @@
 // the next and a snapshot that Dragonboat recovers is of a later index than what
 // was applied. Over a restart, since only what is committed is ever applied, here
 // or anywhere, and a barrier waits for all that was committed before it.
+//
+// # One watch
+//
+//  1. The engine tells machine.changed of each change, on every member, in the
+//     order of the revisions. The feed (internal/feed) puts it at the end of its
+//     history and gives it to those who watch its key.
+//  2. [Store.Watch] waits for a barrier, unless it is from a revision that this
+//     member knows, and registers with the feed. So a watch from now on sees
+//     nothing that was acknowledged before, wherever, and all that is later.
+//  3. The loop over the events takes what the feed has for it, on its own
+//     goroutine; one that is slow reads on in the history. A snapshot that is
+//     recovered leaves a gap in that, and watches who are before it end with
+//     store.ErrCompacted.
+//
+// # One lock
+//
+//  1. package lock has [Store.JoinLock] propose an operation, as in One write. On
+//     every member, lockqueue finds the lock free and gives it to the owner, with
+//     the revision of that change as the token; or puts the owner into the queue.
+//     The queue is in the engine's state, and what lockqueue keeps besides can be
+//     found there again.
+//  2. Who waits has a watch on its own place in the queue, [Store.AwaitLock].
+//     Meanwhile it renews it, and so does a holder its lock.
+//  3. Whoever gives the lock up, or a deadline that ends it (machine.reap), has it
+//     granted to the next in the same log entry. That one's place goes from the
+//     queue, its watch wakes it, and it finds itself the holder in the state.
 //
 // # Time
 //
