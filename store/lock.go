@@ -1,5 +1,9 @@
 package store
 
+// OwnerSize is the length of what the owner of a lock is known by. What follows it is
+// what others can learn of the owner.
+const OwnerSize = 8
+
 // LockPlace is where an owner stands with a lock, as package lock uses it: it holds
 // the lock, waits for it, or has neither.
 type LockPlace struct {

@@ -96,6 +96,9 @@ func appendHolder(b []byte, h store.LockHolder, ok bool) []byte {
 
 func parseHolder(b []byte) (h store.LockHolder, ok bool, err error) {
 	b, ok, err = cutFound(b)
+	if err == nil && !ok && len(b) > 0 {
+		err = errProtocol
+	}
 	if !ok {
 		return h, false, err
 	}

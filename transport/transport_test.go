@@ -297,6 +297,14 @@ func FuzzFrames(f *testing.F) {
 	f.Add(request{id: 1, timeout: time.Second, method: methodGet, arg: []byte("k")}.append(nil))
 	f.Add(response{id: 300, code: 3, result: []byte("text")}.append(nil))
 	f.Add(appendEntry(nil, store.Entry{Value: []byte("v"), Revision: 7, ExpireIn: 1, DeleteIn: 2}))
+	f.Add(poll{space: engine.Locks, what: store.Watch{Prefix: "k", From: 300}, wait: 1000}.append(nil))
+	f.Add(await{key: "k", owner: []byte("owner---"), at: store.LockPlace{Waiting: true, Number: 7, At: 9}, wait: 1}.append(nil))
+	f.Add(appendPlace(nil, store.LockPlace{Held: true, Token: 300}))
+	f.Add(appendHolder(nil, store.LockHolder{Owner: []byte("owner---"), Token: 300}, true))
+	f.Add(appendEvents(nil, []store.Event{
+		{Type: store.EventSet, Key: "k", Value: []byte("v"), Revision: 7},
+		{Type: store.EventDeleted, Key: "k", Revision: 300, ByDeadline: true},
+	}, 301))
 	s := NewServer(local.Open(local.Options{}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if req, err := parseRequest(b); err == nil {
@@ -310,6 +318,21 @@ func FuzzFrames(f *testing.F) {
 				t.Fatal(again, err)
 			}
 			resp.err(store.ErrUnknown)
+		}
+		if p, err := parsePoll(b); err == nil && !bytes.Equal(p.append(nil), b) {
+			t.Fatalf("%+v", p)
+		}
+		if a, err := parseAwait(b); err == nil && !bytes.Equal(a.append(nil), b) {
+			t.Fatalf("%+v", a)
+		}
+		if p, err := parsePlace(b); err == nil && !bytes.Equal(appendPlace(nil, p), b) {
+			t.Fatalf("%+v", p)
+		}
+		if h, ok, err := parseHolder(b); err == nil && !bytes.Equal(appendHolder(nil, h, ok), b) {
+			t.Fatalf("%+v", h)
+		}
+		if events, next, err := parseEvents(b); err == nil && !bytes.Equal(appendEvents(nil, events, next), b) {
+			t.Fatalf("%+v, %d", events, next)
 		}
 		parseEntry("k", b)
 		parseResult(b)

@@ -54,7 +54,7 @@ func look(view engine.View, name string, owner []byte, number uint64) store.Lock
 	}
 	var place store.LockPlace
 	view.Scan(engine.Shared, Key(name, number), Key(name, 1<<64-1), false, func(e store.Entry) bool {
-		if len(e.Key) == len(name)+8 && isOf(e.Value, owner) {
+		if len(e.Key) == len(name)+numberSize && isOf(e.Value, owner) {
 			_, n := split(e.Key)
 			place = store.LockPlace{Held: true, Token: e.Revision, Number: n}
 			return false

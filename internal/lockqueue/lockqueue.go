@@ -29,9 +29,6 @@ import (
 	"dkv/store/engine"
 )
 
-// IDSize is the length of what a holder's value begins with, and is known by.
-const IDSize = 8
-
 // Queues are the locks of one engine. Its methods may be called concurrently, but
 // replicas that are to be equal call Apply and Settle one at a time, as a log gives
 // them.
@@ -99,13 +96,15 @@ func (q *Queues) tidy(name string) {
 	}
 }
 
+const numberSize = 8
+
 // Key is the key of a holder or waiter with a number.
 func Key(name string, number uint64) string {
 	return string(binary.BigEndian.AppendUint64([]byte(name), number))
 }
 
 func split(key string) (name string, number uint64) {
-	n := len(key) - 8
+	n := len(key) - numberSize
 	return key[:n], binary.BigEndian.Uint64([]byte(key[n:]))
 }
 
@@ -161,7 +160,7 @@ func without(numbers []uint64, number uint64) []uint64 {
 // last change; of who is neither, nothing. A Leave is Done if the lock was held or
 // waited for.
 func (q *Queues) Apply(op *engine.Op, limit int64) engine.Result {
-	if len(op.Value) < IDSize {
+	if len(op.Value) < store.OwnerSize {
 		return engine.Result{}
 	}
 	q.mu.Lock()
@@ -352,7 +351,7 @@ func (q *Queues) find(op *engine.Op) (p place, e store.Entry, ok bool) {
 
 // isOf tells whether a holder's value is of the owner of another.
 func isOf(value, owner []byte) bool {
-	return len(value) >= IDSize && bytes.Equal(value[:IDSize], owner[:IDSize])
+	return len(value) >= store.OwnerSize && bytes.Equal(value[:store.OwnerSize], owner[:store.OwnerSize])
 }
 
 func (q *Queues) renew(op *engine.Op) engine.Result {

@@ -6,6 +6,7 @@ package ops
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -165,14 +166,29 @@ var refusals = [engine.Refusals]error{
 	engine.ReadsMuch:  fmt.Errorf("%w: it would read more than %d bytes", store.ErrBadTxn, store.MaxTxnRead),
 }
 
+// errForeign is the error of an operation that no client makes, since it would reach
+// into what locks are made of.
+var errForeign = errors.New("dkv: not an operation of a client")
+
 // check returns the error of an operation that no store does.
 func check(op *engine.Op) error {
+	switch {
+	case op.Kind.OnLock():
+		if op.Space != engine.Locks || len(op.Value) < store.OwnerSize {
+			return store.ErrBadOwner
+		}
+	case op.Kind != engine.Transact && op.Space != engine.Keys:
+		return errForeign
+	}
 	if op.Kind != engine.Transact {
 		return store.CheckWrite(op.Key, op.Value, op.ExpireIn, op.DeleteIn)
 	}
 	size := 0
 	for i := range op.Txn.If {
 		c := &op.Txn.If[i]
+		if c.Space != engine.Keys && (c.Space != engine.Locks || c.Kind != engine.TokenIs) {
+			return errForeign
+		}
 		if err := store.CheckWrite(c.Key, c.Value, 0, 0); err != nil {
 			return err
 		}

@@ -1,0 +1,173 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"dkv/lock"
+	"dkv/store"
+	"dkv/store/local"
+)
+
+// servers has several servers of one store.
+func servers(t *testing.T, s *local.Store, n int) (all []*Server, endpoints []string) {
+	t.Helper()
+	for range n {
+		l, err := Listen("tcp://127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := NewServer(s)
+		server.Start(l)
+		t.Cleanup(func() { server.Close() })
+		all = append(all, server)
+		endpoints = append(endpoints, "tcp://"+l.Addr().String())
+	}
+	return all, endpoints
+}
+
+func TestWatchGoesOnAtTheNextEndpoint(t *testing.T) {
+	ctx := background(t)
+	s := local.Open(local.Options{})
+	defer s.Close()
+	all, endpoints := servers(t, s, 3)
+	c := connect(t, endpoints...)
+	events, err := c.Watch(ctx, store.Watch{Prefix: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 3000
+	go func() {
+		for i := range n {
+			if i%(n/3) == n/6 && i < 2*n/3 {
+				all[i/(n/3)].Close()
+			}
+			s.Set(ctx, "k", fmt.Append(nil, i))
+			s.Set(ctx, "other", nil)
+		}
+	}()
+	next := 0
+	for e, err := range events {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(e.Value) != fmt.Sprint(next) || e.Revision != store.Revision(2*next+1) {
+			t.Fatalf("%+v, want number %d", e, next)
+		}
+		if next++; next == n {
+			break
+		}
+	}
+}
+
+// TestIdleWatchKnowsHowFarItHasLooked: a watch that sees nothing knows how far it has looked.
+func TestIdleWatchKnowsHowFarItHasLooked(t *testing.T) {
+	ctx := background(t)
+	s := local.Open(local.Options{})
+	defer s.Close()
+	_, endpoints := servers(t, s, 1)
+	c := connect(t, endpoints...)
+	_, next, err := c.Poll(ctx, 0, store.Watch{Key: "k"}, 0, 1)
+	if err != nil || next != 1 {
+		t.Fatal(next, err)
+	}
+	for range 100 {
+		s.Set(ctx, "other", nil)
+	}
+	events, next, err := c.Poll(ctx, 0, store.Watch{Key: "k", From: next}, time.Millisecond, 1)
+	if len(events) > 0 || next != 101 || err != nil {
+		t.Fatal(events, next, err)
+	}
+	if _, _, err := c.Poll(ctx, 0, store.Watch{Key: "k", From: 103}, time.Millisecond, 1); !errors.Is(err, store.ErrFutureRevision) {
+		t.Fatal(err)
+	}
+}
+
+func TestServerThatClosesDoesNotWaitForWatches(t *testing.T) {
+	ctx := background(t)
+	s := local.Open(local.Options{})
+	defer s.Close()
+	all, endpoints := servers(t, s, 1)
+	c := connect(t, endpoints...)
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var loops sync.WaitGroup
+	for range 10 {
+		events, err := c.Watch(watching, store.Watch{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		loops.Go(func() {
+			for _, err := range events {
+				if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if info, _ := s.Info(ctx); info.Watches == 10 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no watches")
+		}
+	}
+	began := time.Now()
+	all[0].Close()
+	if took := time.Since(began); took >= drainTimeout {
+		t.Errorf("Close took %v", took)
+	}
+	cancel()
+	loops.Wait()
+}
+
+// TestLockSurvivesTheServerItWasTakenThrough has the holder's and the waiter's server
+// close.
+func TestLockSurvivesTheServerItWasTakenThrough(t *testing.T) {
+	ctx := background(t)
+	s := local.Open(local.Options{})
+	defer s.Close()
+	all, endpoints := servers(t, s, 2)
+	holder, waiter := lock.New(connect(t, endpoints...)), lock.New(connect(t, endpoints...))
+	defer holder.Close()
+	defer waiter.Close()
+	const ttl = 3 * time.Second
+	h, err := holder.Lock(ctx, "x", lock.TTL(ttl))
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted := make(chan *lock.Lock)
+	go func() {
+		w, err := waiter.Lock(ctx, "x", lock.TTL(ttl))
+		if err != nil {
+			t.Error(err)
+		}
+		granted <- w
+	}()
+	for {
+		if info, _ := s.Info(ctx); info.Waiters == 1 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	all[0].Close()
+	time.Sleep(ttl + ttl/3) // both have been renewed by way of the other server
+	if h.Err() != nil {
+		t.Fatal(h.Err())
+	}
+	if err := h.Unlock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w := <-granted
+	if w.Token() <= h.Token() || w.Err() != nil {
+		t.Fatal(w.Token(), h.Token(), w.Err())
+	}
+	if err := w.Unlock(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
