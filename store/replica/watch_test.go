@@ -1,0 +1,133 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"dkv/internal/command"
+	"dkv/internal/once"
+	"dkv/store"
+	"dkv/store/engine"
+
+	sm "github.com/lni/dragonboat/v4/statemachine"
+)
+
+// appliedLog is what some members apply.
+type appliedLog struct {
+	t       *testing.T
+	entries []sm.Entry
+	seq     uint64
+}
+
+func (l *appliedLog) append(ops ...engine.Op) {
+	l.seq++
+	b := command.AppendBatchHeader(nil, command.Batch{Member: 1, Incarnation: 1, Seq: l.seq}, len(ops))
+	for i := range ops {
+		b = command.AppendOp(b, &ops[i], once.ID{})
+	}
+	l.entries = append(l.entries, sm.Entry{Index: uint64(len(l.entries) + 1), Cmd: b})
+}
+
+// apply has a member apply the entries from one up to another.
+func (l *appliedLog) apply(m *simMember, from, to int) {
+	l.t.Helper()
+	if _, err := m.machine.Update(append([]sm.Entry(nil), l.entries[from:to]...)); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// recovered has one member recover what another has saved.
+func recovered(t *testing.T, from, to *simMember) {
+	t.Helper()
+	var b bytes.Buffer
+	frozen, err := from.machine.PrepareSnapshot()
+	if err == nil {
+		err = from.machine.SaveSnapshot(frozen, &b, nil, nil)
+	}
+	if err == nil {
+		err = to.machine.RecoverFromSnapshot(&b, nil, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func set(key, value string) engine.Op {
+	return engine.Op{Kind: engine.Set, Key: key, Value: []byte(value)}
+}
+
+func onLock(kind engine.Kind, owner string, at int64) engine.Op {
+	return engine.Op{Kind: kind, Space: engine.Locks, Key: "lock", Value: []byte(owner), At: uint64(at)}
+}
+
+// TestWatchIsToldOfASnapshotThatIsInstalledUnderneath: what lies between is not
+// known, and is not passed over in silence.
+func TestWatchIsToldOfASnapshotThatIsInstalledUnderneath(t *testing.T) {
+	sim := new(simulated)
+	ahead, behind := sim.start(0), sim.start(0)
+	l := &appliedLog{t: t}
+	for i := range 10 {
+		l.append(set(fmt.Sprint("k", i), "v"))
+	}
+	l.apply(ahead, 0, 10)
+	l.apply(behind, 0, 4)
+	watcher, err := behind.machine.feed.Watch(engine.Keys, store.Watch{From: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Close()
+	recovered(t, ahead, behind)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	changes, err := watcher.Next(ctx)
+	if err == nil {
+		for _, c := range changes {
+			if c.Revision > 4 {
+				t.Fatalf("%+v is of what this member has not applied", c)
+			}
+		}
+		_, err = watcher.Next(ctx)
+	}
+	if !errors.Is(err, store.ErrCompacted) {
+		t.Fatal(err)
+	}
+	if _, err := behind.machine.feed.Watch(engine.Keys, store.Watch{From: 10}); !errors.Is(err, store.ErrCompacted) {
+		t.Fatal(err)
+	}
+	next, err := behind.machine.feed.Watch(engine.Keys, store.Watch{From: 11})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	l.append(set("last", "v"))
+	l.apply(behind, 10, 11)
+	if changes, err := next.Next(context.Background()); err != nil || len(changes) != 1 || changes[0].Key != "last" || changes[0].Revision != 11 {
+		t.Fatal(changes, err)
+	}
+}
+
+// TestQueuesAreTheSameOnAMemberThatHasRecoveredASnapshot: they are not saved, but found
+// again.
+func TestQueuesAreTheSameOnAMemberThatHasRecoveredASnapshot(t *testing.T) {
+	sim := new(simulated)
+	ahead, behind := sim.start(0), sim.start(0)
+	l := &appliedLog{t: t}
+	l.append(onLock(engine.Join, "holder--", 0))
+	l.append(onLock(engine.Join, "first---", 0), onLock(engine.Join, "second--", 0))
+	l.apply(ahead, 0, 2)
+	recovered(t, ahead, behind)
+	l.append(onLock(engine.Leave, "holder--", 0))
+	l.append(onLock(engine.Leave, "first---", 0), set("k", "v"))
+	for _, m := range []*simMember{ahead, behind} {
+		l.apply(m, 2, 4)
+		if e, ok := m.machine.db.Load().Entry(engine.Locks, "lock"); !ok || string(e.Value) != "second--" {
+			t.Errorf("%q, %v", e.Value, ok)
+		}
+	}
+	if a, b := ahead.Checksum(), behind.Checksum(); a.Sum != b.Sum {
+		t.Errorf("the states differ: %v, %v", a, b)
+	}
+}
