@@ -149,9 +149,9 @@ var addChecks = []check{
 				case err != nil:
 					return err
 				case rev <= last:
-					return fmt.Errorf("Add returns revision %d after %d", rev, last)
+					return fmt.Errorf("revision %d is returned after %d", rev, last)
 				case len(sums[i]) > 0 && sum <= sums[i][len(sums[i])-1]:
-					return fmt.Errorf("Add of 1 returns the sum %d after %d", sum, sums[i][len(sums[i])-1])
+					return fmt.Errorf("after 1 was added the sum is %d, before it was %d", sum, sums[i][len(sums[i])-1])
 				}
 				last = rev
 				sums[i] = append(sums[i], sum)

@@ -17,9 +17,9 @@ var conditionChecks = []check{
 		r := s.swaps(a, 0, "one") // it never was
 		r = s.swaps(a, r, "two")
 		r = s.swaps(a, r, "two") // the same value is a change, too
-		r = s.swaps(a, r, "")
+		s.swaps(a, r, "")
 		s.expire(a)
-		r = s.swaps(a, s.expired(a).Revision, "three")
+		s.swaps(a, s.expired(a).Revision, "three")
 		s.delete(a)
 		r = s.swaps(a, 0, "four")
 		if now, ok := s.compareAndDelete(a, r); !ok {
