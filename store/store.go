@@ -123,7 +123,8 @@ type Store interface {
 	// is the last that is yielded.
 	//
 	// What has changed is remembered for a while: the last changes, up to some
-	// 16 MiB of them. A watch that begins further back, or falls behind
+	// 16 MiB of them; in memory mode from the first call of Watch, or of Scan
+	// with a Range.At, on. A watch that begins further back, or falls behind
 	// further, ends with ErrCompacted, and so does one on a member that was so
 	// far behind that it has received a snapshot of the state: the keys have to
 	// be read again, and watched from there on. A watch never holds up the

@@ -4,9 +4,10 @@
 // Who makes a change never waits for who watches. A change is put at the end of the
 // history and given to the watchers whose keys it is about, which are found by a
 // look into a map for the key and one for each length of a prefix that somebody
-// watches. A watcher keeps a few changes; one that is given more is behind, gets
-// nothing any longer, and when it has used up what it has it goes on in the history
-// until it has caught up. If the history does not go back that far, it is told so.
+// watches. A watcher keeps a few changes; one that is given more is behind: it is
+// not among those who are given changes any longer, and when it has used up what it
+// has it goes on in the history, until it has caught up and is among them again. If
+// the history does not go back that far, it is told so.
 package feed
 
 import (
@@ -51,8 +52,11 @@ type Feed struct {
 		early map[uint64]engine.Change
 
 		watchers int
+
+		// Those who are not behind: by key, and by prefix for each length of one
+		// that somebody watches, in the order of the lengths.
 		keys     map[place]watchers
-		prefixes []prefixes // by length, those lengths that somebody watches
+		prefixes []prefixes
 	}
 }
 
@@ -135,15 +139,28 @@ func (f *Feed) addLocked(c engine.Change) {
 	if f.mu.watchers == 0 {
 		return
 	}
-	for _, w := range f.mu.keys[place{c.Space, c.Key}] {
-		w.giveLocked(c)
-	}
-	for _, p := range f.mu.prefixes {
-		if p.length > len(c.Key) {
-			break
+	giveLocked(f.mu.keys, place{c.Space, c.Key}, c)
+	for i := 0; i < len(f.mu.prefixes) && f.mu.prefixes[i].length <= len(c.Key); {
+		p := f.mu.prefixes[i]
+		giveLocked(p.of, place{c.Space, c.Key[:p.length]}, c)
+		if len(p.of) > 0 {
+			i++
+		} else {
+			f.mu.prefixes = slices.Delete(f.mu.prefixes, i, i+1)
 		}
-		for _, w := range p.of[place{c.Space, c.Key[:p.length]}] {
-			w.giveLocked(c)
+	}
+}
+
+// giveLocked gives a change to those who watch a place. Those who cannot take it are
+// behind from there on.
+func giveLocked(of map[place]watchers, at place, c engine.Change) {
+	all := of[at]
+	for i := 0; i < len(all); {
+		if w := all[i]; w.takesLocked(c) {
+			i++
+		} else {
+			w.mu.behind, w.mu.next = true, c.Revision
+			all = leave(of, w, i)
 		}
 	}
 }
@@ -186,11 +203,11 @@ func (f *Feed) Reset(rev uint64) {
 	before := f.mu.next
 	f.mu.first, f.mu.next = rev+1, rev+1
 	f.eachLocked(func(w *Watcher) {
-		if !w.mu.behind {
-			w.mu.behind, w.mu.next = true, max(before, w.from)
-		}
+		w.mu.behind, w.mu.next = true, max(before, w.from)
 		w.wake()
 	})
+	clear(f.mu.keys)
+	f.mu.prefixes = nil
 }
 
 // Close ends all watches with store.ErrClosed, once what they have been given is
@@ -273,13 +290,15 @@ func (f *Feed) Watch(space engine.Space, what store.Watch) (*Watcher, error) {
 	case w.from < f.mu.first:
 		return nil, store.ErrCompacted
 	}
-	w.mu.behind, w.mu.next = w.from < f.mu.next, w.from
-	f.enterLocked(w)
+	f.mu.watchers++
+	if w.mu.behind, w.mu.next = w.from < f.mu.next, w.from; !w.mu.behind {
+		f.enterLocked(w)
+	}
 	return w, nil
 }
 
+// enterLocked puts a watcher among those who are given changes.
 func (f *Feed) enterLocked(w *Watcher) {
-	f.mu.watchers++
 	if !w.prefix {
 		f.mu.keys[w.at] = append(f.mu.keys[w.at], w)
 		return
@@ -292,29 +311,31 @@ func (f *Feed) enterLocked(w *Watcher) {
 	of[w.at] = append(of[w.at], w)
 }
 
+// leaveLocked undoes enterLocked.
 func (f *Feed) leaveLocked(w *Watcher) {
-	f.mu.watchers--
 	if !w.prefix {
-		leave(f.mu.keys, w)
+		leave(f.mu.keys, w, slices.Index(f.mu.keys[w.at], w))
 		return
 	}
 	i, _ := f.lengthLocked(len(w.at.key))
-	leave(f.mu.prefixes[i].of, w)
-	if len(f.mu.prefixes[i].of) == 0 {
+	of := f.mu.prefixes[i].of
+	leave(of, w, slices.Index(of[w.at], w))
+	if len(of) == 0 {
 		f.mu.prefixes = slices.Delete(f.mu.prefixes, i, i+1)
 	}
 }
 
-func leave(of map[place]watchers, w *Watcher) {
+// leave removes a watcher, which is number i at its place, and returns the others.
+func leave(of map[place]watchers, w *Watcher, i int) watchers {
 	all := of[w.at]
-	i := slices.Index(all, w)
-	all[i] = all[len(all)-1]
-	all[len(all)-1] = nil
-	if all = all[:len(all)-1]; len(all) == 0 {
+	last := len(all) - 1
+	all[i], all[last] = all[last], nil
+	if all = all[:last]; last == 0 {
 		delete(of, w.at)
 	} else {
 		of[w.at] = all
 	}
+	return all
 }
 
 // lengthLocked is where the prefixes of a length are, or would be.
@@ -322,19 +343,20 @@ func (f *Feed) lengthLocked(length int) (i int, found bool) {
 	return slices.BinarySearchFunc(f.mu.prefixes, length, func(p prefixes, length int) int { return p.length - length })
 }
 
-// giveLocked gives the watcher a change of a key that it watches.
-func (w *Watcher) giveLocked(c engine.Change) {
+// takesLocked gives the watcher a change of a key that it watches, unless it has too
+// many that it has not used.
+func (w *Watcher) takesLocked(c engine.Change) bool {
 	switch {
-	case w.mu.behind || c.Revision < w.from:
-		return
+	case c.Revision < w.from:
+		return true
 	case len(w.mu.pending) == maxPending:
-		w.mu.behind, w.mu.next = true, c.Revision
-		return
+		return false
 	}
 	w.mu.pending = append(w.mu.pending, c)
 	if len(w.mu.pending) == 1 {
 		w.wake()
 	}
+	return true
 }
 
 func (w *Watcher) wake() {
@@ -393,7 +415,9 @@ func (w *Watcher) take() (batch []engine.Change, wait bool, err error) {
 			batch = append(batch, *c)
 		}
 	}
-	w.mu.behind = w.mu.next < f.mu.next
+	if w.mu.behind = w.mu.next < f.mu.next; !w.mu.behind {
+		f.enterLocked(w)
+	}
 	return batch, !w.mu.behind, nil
 }
 
@@ -431,7 +455,10 @@ func (w *Watcher) Close() {
 	if !w.mu.closed {
 		w.mu.closed = true
 		w.mu.pending = nil
-		f.leaveLocked(w)
+		f.mu.watchers--
+		if !w.mu.behind {
+			f.leaveLocked(w)
+		}
 		w.wake()
 	}
 }

@@ -2,6 +2,7 @@ package lockqueue
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"dkv/internal/feed"
@@ -10,56 +11,54 @@ import (
 )
 
 // Await waits until the owner of a waiting place waits no longer, for no longer than
-// wait, and returns where it stands then. The views that it opens are to be of a
-// state that has had the place.
+// wait, and returns where it stands then. It looks at nothing but the state, of which
+// db returns the engine; that has to be one that has had the place.
 //
 // The watch is there before the first look, so nothing is missed.
-func Await(ctx context.Context, f *feed.Feed, open func() engine.View, name string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
-	key := Key(name, at.Number)
-	w, err := f.Watch(engine.Waiters, store.Watch{Key: key})
-	if err != nil {
-		return store.LockPlace{}, err
-	}
-	defer w.Close()
+func Await(ctx context.Context, f *feed.Feed, db func() engine.Engine, name string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
-		view := open()
-		place := look(view, name, owner, at.Number)
-		view.Release()
-		if !place.Waiting {
-			return place, nil
+		w, err := f.Watch(engine.Waiters, store.Watch{Key: Key(name, at.Number)})
+		if err != nil {
+			return store.LockPlace{}, err
 		}
-		switch _, err := w.Next(ctx); {
-		case err != nil && ctx.Err() != nil:
+		place := look(db(), name, owner, at.Number)
+		if place.Waiting {
+			_, err = w.Next(ctx)
+		}
+		w.Close()
+		switch {
+		case !place.Waiting, ctx.Err() != nil:
 			return place, nil
-		case err == store.ErrCompacted: // a snapshot was received
-			if w, err = f.Watch(engine.Waiters, store.Watch{Key: key}); err != nil {
-				return store.LockPlace{}, err
-			}
-			defer w.Close()
-		case err != nil:
+		case err != nil && err != store.ErrCompacted: // that is for want of a snapshot
 			return store.LockPlace{}, err
 		}
 	}
 }
 
-// look finds an owner that has waited under a number.
-func look(view engine.View, name string, owner []byte, number uint64) store.LockPlace {
-	if e, ok := view.Entry(engine.Waiters, Key(name, number)); ok && isOf(parseRequest(e.Value).owner, owner) {
-		return store.LockPlace{Waiting: true, Number: number, At: store.Revision(view.Revision())}
+// look finds an owner that has waited under a number. Who waits no longer holds the
+// lock at once, if at all: the one is looked for before the other.
+func look(db engine.Engine, name string, owner []byte, number uint64) store.LockPlace {
+	rev := db.Revision()
+	if e, ok := db.Entry(engine.Waiters, Key(name, number)); ok && isOf(parseRequest(e.Value).owner, owner) {
+		return store.LockPlace{Waiting: true, Number: number, At: store.Revision(rev)}
 	}
-	if e, ok := view.Entry(engine.Locks, name); ok && isOf(e.Value, owner) {
-		return store.LockPlace{Held: true, Token: e.Revision}
+	if e, ok := db.Entry(engine.Locks, name); ok {
+		if isOf(e.Value, owner) {
+			return store.LockPlace{Held: true, Token: e.Revision}
+		}
+		return store.LockPlace{}
 	}
 	var place store.LockPlace
-	view.Scan(engine.Shared, Key(name, number), Key(name, 1<<64-1), false, func(e store.Entry) bool {
+	view := db.View()
+	defer view.Release()
+	view.Scan(engine.Shared, Key(name, number), Key(name, math.MaxUint64), false, func(e store.Entry) bool {
 		if len(e.Key) == len(name)+numberSize && isOf(e.Value, owner) {
 			_, n := split(e.Key)
 			place = store.LockPlace{Held: true, Token: e.Revision, Number: n}
-			return false
 		}
-		return true
+		return !place.Held
 	})
 	return place
 }

@@ -364,7 +364,8 @@ type Engine interface {
 	// Now is the reading of the clock that deadlines are compared with.
 	Now() time.Duration
 
-	// Revision is that of the last change.
+	// Revision is that of the last change. It waits for no call under way, be it
+	// one that is telling of its changes.
 	Revision() uint64
 
 	// Info fills in what the engine knows.

@@ -195,7 +195,7 @@ func (s *Store) AwaitLock(ctx context.Context, key string, owner []byte, at stor
 		return store.LockPlace{}, err
 	}
 	s.feed.Start()
-	return lockqueue.Await(ctx, s.feed, s.db.View, key, owner, at, wait)
+	return lockqueue.Await(ctx, s.feed, func() engine.Engine { return s.db }, key, owner, at, wait)
 }
 
 // LockHolder implements lock.Backend.

@@ -375,8 +375,11 @@ func (s *Store) AwaitLock(ctx context.Context, key string, owner []byte, at stor
 			return store.LockPlace{}, err
 		}
 	}
-	return lockqueue.Await(ctx, s.machine.feed, s.machine.view, key, owner, at, wait)
+	return lockqueue.Await(ctx, s.machine.feed, s.engine, key, owner, at, wait)
 }
+
+// engine holds the state now.
+func (s *Store) engine() engine.Engine { return s.machine.db.Load() }
 
 // LockHolder implements lock.Backend.
 func (s *Store) LockHolder(ctx context.Context, key string) (store.LockHolder, bool, error) {

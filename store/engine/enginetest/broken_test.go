@@ -50,6 +50,7 @@ func (b *broken) View() engine.View {
 // onState has f work on the state of this moment.
 func (b *broken) onState(f func(s *state)) {
 	f(b.lock())
+	b.revision.Store(b.mu.state.revision)
 	b.mu.Unlock()
 }
 

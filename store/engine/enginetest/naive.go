@@ -25,6 +25,8 @@ type naive struct {
 	clock   func() time.Duration // nil if only Tick moves the time
 	changed func(engine.Change)  // nil if nobody wants to know
 
+	revision atomic.Uint64 // a copy of the state's
+
 	mu struct {
 		sync.Mutex
 		state state
@@ -58,6 +60,7 @@ func loadNaive(r io.Reader, opts engine.Options) (*naive, error) {
 	}
 	s.ticking = n.mu.state.ticking
 	n.mu.state = s
+	n.revision.Store(s.revision)
 	return n, nil
 }
 
@@ -96,6 +99,7 @@ func (n *naive) Apply(op *engine.Op, limit int64) engine.Result {
 // tellLocked tells of the changes that were made.
 func (n *naive) tellLocked() {
 	s := &n.mu.state
+	n.revision.Store(s.revision)
 	if n.changed != nil {
 		for _, c := range s.changed {
 			n.changed(c)
@@ -142,11 +146,7 @@ func (n *naive) Now() time.Duration {
 	return s.now
 }
 
-func (n *naive) Revision() uint64 {
-	s := n.lock()
-	defer n.mu.Unlock()
-	return s.revision
-}
+func (n *naive) Revision() uint64 { return n.revision.Load() }
 
 func (n *naive) Info(info *store.Info) {
 	s := n.lock()
