@@ -13,9 +13,10 @@ import (
 
 // cell is one workload by so many callers by way of one member.
 type cell struct {
-	Workload string // write, read, stale or mix
+	Workload string // write, read, stale, mix or lock; see also measure
 	Via      int    // the member
 	Callers  int
+	Watchers int `json:",omitempty"`
 	Data     data
 	Time     time.Duration
 }
@@ -58,6 +59,9 @@ type caller struct {
 	keys  []string
 	value []byte
 	wrote bool // the last operation was a write
+
+	number int
+	locks  locks // in the workload of locks
 }
 
 // newCaller makes caller i. Its values begin with their key, so that a read can
@@ -67,6 +71,8 @@ func newCaller(i int, keys []string, size int) *caller {
 		rng:   rand.New(rand.NewPCG(seed, uint64(i))),
 		keys:  keys,
 		value: make([]byte, max(size, keySize)),
+
+		number: i,
 	}
 	for at := keySize; at < len(c.value); at++ {
 		c.value[at] = byte(c.rng.Uint32())
@@ -131,6 +137,10 @@ func (c *cell) operation(m member) func(ctx context.Context, c *caller) error {
 		if s, ok := m.(staler); ok {
 			return func(ctx context.Context, c *caller) error { return c.read(ctx, s.GetStale) }
 		}
+	case "lock":
+		if _, ok := m.(locker); ok {
+			return func(ctx context.Context, c *caller) error { return c.lock(ctx) }
+		}
 	}
 	return nil
 }
@@ -149,6 +159,15 @@ func (c *cell) run(m member) outcome {
 		return outcome{}
 	}
 	keys := c.Data.keys()
+	ways := make([]locks, c.Callers)
+	if l, ok := m.(locker); ok && c.Workload == "lock" {
+		all, closeAll, err := openLocks(l, c.Callers)
+		if err != nil {
+			return outcome{Metrics: metrics{}, Failed: 1, Error: err.Error()}
+		}
+		defer closeAll() // who holds none can do no harm
+		ways = all
+	}
 	runtime.GC()
 	var (
 		counting, stop atomic.Bool
@@ -163,6 +182,7 @@ func (c *cell) run(m member) outcome {
 			ctx, cancel := context.WithTimeout(context.Background(), warmUp+c.Time+opPatience)
 			defer cancel()
 			caller := newCaller(i, keys, c.Data.Size)
+			caller.locks = ways[i]
 			for !stop.Load() {
 				began := time.Now()
 				err := op(ctx, caller)

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// clusterSettings are what the flags of the subcommand cluster say.
+// clusterSettings are what the flags of the subcommands cluster and locks say.
 type clusterSettings struct {
 	systems     []*system
 	callers     []int
@@ -26,6 +26,7 @@ type clusterSettings struct {
 	only        *regexp.Regexp
 	dir         string // of all data directories
 	log         io.Writer
+	locks       *lockSizes // nil for the subcommand cluster
 }
 
 // row is workloads that one set of processes gives. Each round begins with empty
@@ -63,6 +64,9 @@ const (
 
 // rows are all that can be measured.
 func (s *clusterSettings) rows() []row {
+	if s.locks != nil {
+		return []row{s.lockRow()}
+	}
 	return []row{s.cells(), s.allocs(), s.cores(), s.failover(), s.restart()}
 }
 

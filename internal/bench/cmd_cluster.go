@@ -48,33 +48,19 @@ func runCluster(ctx context.Context, args []string, stdout, stderr io.Writer) er
 		flags.PrintDefaults()
 	}
 	s := &clusterSettings{log: stderr}
-	var (
-		peerList = flags.String("peers", "", "peers to compare, separated by commas (default all: dkv,etcd,nats)")
-		callers  = flags.String("callers", "1,16,128,1024", "numbers of callers, separated by commas")
-		only     = flags.String("only", "", "measure only workloads that match this regexp")
-		seconds  = flags.Float64("seconds", 0.75, "seconds per measurement")
-		jsonFile = flags.String("json", "", "write the figures to this file as JSON")
-		bars     = flags.Bool("bars", false, "print what dkv has to reach, and whether it does")
-		quick    = flags.Bool("short", false, "small and short, to see that all works; the figures mean nothing")
-		list     = flags.Bool("list", false, "print the workloads and exit")
-	)
+	f := s.flags(flags, systems)
+	callers := flags.String("callers", "1,16,128,1024", "numbers of callers, separated by commas")
 	flags.IntVar(&s.rounds, "rounds", 3, "rounds, of which the medians are told; also how often a member is restarted")
 	flags.IntVar(&s.trials, "trials", 3, "how often a leader is closed, and killed")
 	flags.IntVar(&s.keys, "keys", 10_000, "number of keys; 10 times as many for stale-cores")
 	flags.IntVar(&s.restartKeys, "restartkeys", 1_000_000, "number of keys of the workload restart")
-	flags.StringVar(&s.dir, "dir", os.TempDir(), "where to make the data directories, which are removed in the end")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *quick {
-		*callers, *seconds, s.rounds, s.trials, s.keys, s.restartKeys = "1,16", 0.1, 1, 1, 200, 5000
+	if f.quick {
+		*callers, f.seconds, s.rounds, s.trials, s.keys, s.restartKeys = "1,16", 0.1, 1, 1, 200, 5000
 	}
-	s.time = time.Duration(*seconds * float64(time.Second))
-	var err error
-	if s.systems, err = chooseSystems(*peerList); err != nil {
-		return err
-	}
-	if s.only, err = regexp.Compile(*only); err != nil {
+	if err := s.choose(f); err != nil {
 		return err
 	}
 	for number := range strings.SplitSeq(*callers, ",") {
@@ -87,13 +73,57 @@ func runCluster(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	if flags.NArg() > 0 || s.keys < 1 || s.restartKeys < 1 || s.rounds < 1 || s.trials < 1 || s.time <= 0 {
 		return errors.New("at least one key, round and trial, and some time; no arguments but flags")
 	}
-	if *list {
-		for _, w := range s.workloads() {
-			fmt.Fprintln(stdout, w)
+	return s.carryOut(ctx, f, clusterBars, stdout)
+}
+
+// memberFlags are the flags of every subcommand that compares members, as far as they
+// are not settings as they are.
+type memberFlags struct {
+	systems              []*system // all there are
+	peers, only, json    string
+	seconds              float64
+	bars, quick, listing bool
+}
+
+func (s *clusterSettings) flags(flags *flag.FlagSet, systems []*system) *memberFlags {
+	f := &memberFlags{systems: systems}
+	var names []string
+	for _, sys := range systems {
+		names = append(names, sys.name)
+	}
+	flags.StringVar(&f.peers, "peers", "", "peers to compare, separated by commas (default all: "+strings.Join(names, ",")+")")
+	flags.StringVar(&f.only, "only", "", "measure only workloads that match this regexp")
+	flags.Float64Var(&f.seconds, "seconds", 0.75, "seconds per measurement")
+	flags.StringVar(&f.json, "json", "", "write the figures to this file as JSON")
+	flags.BoolVar(&f.bars, "bars", false, "print what dkv has to reach, and whether it does")
+	flags.BoolVar(&f.quick, "short", false, "small and short, to see that all works; the figures mean nothing")
+	flags.BoolVar(&f.listing, "list", false, "print the workloads and exit")
+	flags.StringVar(&s.dir, "dir", os.TempDir(), "where to make the data directories, which are removed in the end")
+	return f
+}
+
+// choose sets what the flags say.
+func (s *clusterSettings) choose(f *memberFlags) (err error) {
+	s.time = time.Duration(f.seconds * float64(time.Second))
+	s.systems = f.systems
+	if f.peers != "" {
+		if s.systems, err = named(f.systems, f.peers, (*system).String); err != nil {
+			return err
+		}
+	}
+	s.only, err = regexp.Compile(f.only)
+	return err
+}
+
+// carryOut measures, or tells what there is to measure.
+func (s *clusterSettings) carryOut(ctx context.Context, f *memberFlags, bars []bar, w io.Writer) error {
+	if f.listing {
+		for _, name := range s.workloads() {
+			fmt.Fprintln(w, name)
 		}
 		return nil
 	}
-	return s.report(ctx, *bars, *jsonFile, stdout)
+	return s.report(ctx, f, bars, w)
 }
 
 // workloads are the names of all that can be measured.
@@ -104,20 +134,36 @@ func (s *clusterSettings) workloads() (names []string) {
 	return names
 }
 
-func (s *clusterSettings) report(ctx context.Context, bars bool, jsonFile string, w io.Writer) error {
+// about tells how large and long it is.
+func (s *clusterSettings) about() string {
+	text := fmt.Sprintf("%d keys of %d bytes, values of %d; medians of %d rounds of %v, interleaved",
+		s.keys, keySize, valueSize, s.rounds, s.time)
+	if s.locks == nil {
+		text += fmt.Sprintf("; %d failovers of each kind", s.trials)
+	}
+	return text + "."
+}
+
+// values are the settings by the names of their flags.
+func (s *clusterSettings) values() map[string]any {
+	v := map[string]any{"rounds": s.rounds, "seconds": s.time.Seconds(), "keys": s.keys, "only": s.only.String()}
+	if s.locks == nil {
+		v["callers"], v["restartkeys"], v["trials"] = s.callers, s.restartKeys, s.trials
+	}
+	return v
+}
+
+func (s *clusterSettings) report(ctx context.Context, f *memberFlags, bars []bar, w io.Writer) error {
 	d := &document{Machine: thisMachine(), Peers: make(map[string]string)}
 	sync, err := syncTime(s.dir)
 	if err != nil {
 		return err
 	}
-	d.Settings = map[string]any{
-		"callers": s.callers, "rounds": s.rounds, "seconds": s.time.Seconds(), "keys": s.keys,
-		"restartkeys": s.restartKeys, "trials": s.trials, "only": s.only.String(), "sync_us": micros(int64(sync)),
-	}
+	d.Settings = s.values()
+	d.Settings["sync_us"] = micros(int64(sync))
 	d.Machine.print(w)
-	fmt.Fprintf(w, "%d keys of %d bytes, values of %d; medians of %d rounds of %v, interleaved; %d failovers of each kind.\n"+
-		"Three members, one process unless said otherwise; a synced write of 4 KiB to the disk takes %v.\n\n",
-		s.keys, keySize, valueSize, s.rounds, s.time, s.trials, sync.Round(time.Microsecond))
+	fmt.Fprintf(w, "%s\nThree members, one process unless said otherwise; a synced write of 4 KiB to the disk takes %v.\n\n",
+		s.about(), sync.Round(time.Microsecond))
 	var names []string
 	for _, sys := range s.systems {
 		about := strings.TrimPrefix(strings.TrimSpace(sys.module+" "+version(sys.module))+": "+sys.note, ": ")
@@ -133,7 +179,7 @@ func (s *clusterSettings) report(ctx context.Context, bars bool, jsonFile string
 	r.printCells(w)
 	r.printOthers(w, r.isCell)
 	r.printNoise(w)
-	if verdicts := judge(clusterBars, r); bars {
+	if verdicts := judge(bars, r); f.bars {
 		printBars(w, verdicts)
 		d.Bars = verdicts
 	}
@@ -144,10 +190,10 @@ func (s *clusterSettings) report(ctx context.Context, bars bool, jsonFile string
 		fmt.Fprintf(w, "%d OPERATIONS FAILED: the figures are not to be trusted.\n\n", all.failed)
 	}
 	fmt.Fprintf(w, "It took %v; load after: %s\n", time.Since(began).Round(time.Second), firstLine("/proc/loadavg"))
-	if jsonFile != "" {
+	if f.json != "" {
 		d.Failed = all.failed
 		d.fill(r)
-		err = errors.Join(err, d.write(jsonFile))
+		err = errors.Join(err, d.write(f.json))
 	}
 	return err
 }

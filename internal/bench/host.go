@@ -76,7 +76,7 @@ func (h *host) handle(r request) (a reply, err error) {
 		if r.Cell.Via >= len(h.members) {
 			return a, errors.New("there is no such member")
 		}
-		a.Outcome = r.Cell.run(h.members[r.Cell.Via])
+		a.Outcome = r.Cell.measure(h.members[r.Cell.Via])
 	case "cores":
 		a.Outcome.Metrics, err = cores(h.members[r.Via], *r.Data, r.Time)
 	case "idle":

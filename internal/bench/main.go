@@ -1,10 +1,12 @@
 // Command bench measures dkv beside its peers, in one run. What it compares is a
 // subcommand: "maple", which it does without one, is the in-memory engine beside
 // maps and caches, all in this process; "cluster" is three members of dkv beside
-// three of etcd and of NATS, in processes of their own:
+// three of etcd and of NATS, in processes of their own; "locks" is locks,
+// transactions and watches of such members beside etcd's:
 //
 //	go -C internal/bench run . maple -bars -json maple.json
 //	go -C internal/bench run . cluster -bars -json cluster.json
+//	go -C internal/bench run . locks -bars -json locks.json
 //
 // It is a module of its own, so that the peers are no dependencies of dkv.
 //
@@ -17,10 +19,11 @@
 // and peer_nats.go have the peers; process.go and host.go the two ends of a process
 // that members live in; cluster.go the rounds, and how members are put into
 // processes; rows.go the workloads; cell.go, stale.go and probe.go how each is
-// measured, latency.go and usage.go what with.
+// measured, latency.go and usage.go what with. Those of locks use them as well:
+// locks.go has the workloads; lockcell.go and watchcell.go how each is measured.
 //
-// results.go, bars.go and report.go have what is told of either, and bars_cluster.go
-// and report_cluster.go what is told of a cluster alone.
+// results.go, bars.go and report.go have what is told of either, and bars_cluster.go,
+// report_cluster.go and bars_locks.go what is told of a cluster alone.
 package main
 
 import (
@@ -34,6 +37,7 @@ import (
 var commands = map[string]func(args []string) error{
 	"maple":   mapleCommand,
 	"cluster": clusterCommand,
+	"locks":   locksCommand,
 }
 
 func main() {

@@ -28,7 +28,33 @@ type (
 	batcher interface {
 		SetAll(ctx context.Context, keys []string, values [][]byte) error
 	}
+	// transactor sets some keys in one transaction.
+	transactor interface {
+		SetInTxn(ctx context.Context, keys []string, values [][]byte) error
+	}
+	// locker has locks. Locks returns the way of one caller to them, until it is
+	// closed.
+	locker interface {
+		Locks(ctx context.Context) (locks, error)
+	}
+	// watcher has watches, which are closed together.
+	watcher interface {
+		Watches() watches
+	}
 )
+
+// watches are those of some keys. Watch calls changed for each change of the key,
+// from when it has called opened until Close, which is no error.
+type watches interface {
+	Watch(key string, opened, changed func()) error
+	Close() error
+}
+
+// locks are those that one caller takes, one after another.
+type locks interface {
+	Lock(ctx context.Context, name string) (unlock func(context.Context) error, err error)
+	Close() error
+}
 
 // memberConfig is what a member is opened with.
 type memberConfig struct {

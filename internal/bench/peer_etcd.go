@@ -7,8 +7,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
@@ -104,11 +106,77 @@ func (m *etcdMember) SetAll(ctx context.Context, keys []string, values [][]byte)
 	return nil
 }
 
-func (m *etcdMember) Close() error {
-	err := m.client.Close()
-	m.etcd.Close()
-	if errors.Is(err, context.Canceled) {
-		err = nil // what the in-process client says of being closed
+func (m *etcdMember) SetInTxn(ctx context.Context, keys []string, values [][]byte) error {
+	return m.SetAll(ctx, keys, values) // one transaction, as few as they are
+}
+
+// Watches are those of a client of its own. In the in-process client, whose streams
+// have no buffers, many watches that end one by one at the same time wait for the
+// server, which waits for them; closing the client ends them at once.
+func (m *etcdMember) Watches() watches { return &etcdWatches{client: v3client.New(m.etcd.Server)} }
+
+type etcdWatches struct {
+	client *clientv3.Client
+	closed atomic.Bool
+}
+
+func (w *etcdWatches) Watch(key string, opened, changed func()) error {
+	changes := w.client.Watch(w.client.Ctx(), key) // returns when the server has the watch
+	opened()
+	for r := range changes {
+		if err := r.Err(); err != nil && !w.closed.Load() {
+			return err
+		}
+		for range r.Events {
+			changed()
+		}
 	}
+	if !w.closed.Load() {
+		return errors.New("the watch has ended")
+	}
+	return nil
+}
+
+func (w *etcdWatches) Close() error {
+	w.closed.Store(true)
+	return closeEtcdClient(w.client)
+}
+
+// Locks begins a session, whose lease is kept alive until it is closed. It has a
+// client of its own for what Watches says: who waits for a lock watches a key.
+func (m *etcdMember) Locks(context.Context) (locks, error) {
+	client := v3client.New(m.etcd.Server)
+	s, err := concurrency.NewSession(client)
+	if err != nil {
+		return nil, errors.Join(err, closeEtcdClient(client))
+	}
+	return etcdLocks{s}, nil
+}
+
+type etcdLocks struct{ session *concurrency.Session }
+
+func (l etcdLocks) Lock(ctx context.Context, name string) (func(context.Context) error, error) {
+	m := concurrency.NewMutex(l.session, name)
+	if err := m.Lock(ctx); err != nil {
+		return nil, err
+	}
+	return m.Unlock, nil
+}
+
+func (l etcdLocks) Close() error {
+	return errors.Join(l.session.Close(), closeEtcdClient(l.session.Client()))
+}
+
+// closeEtcdClient leaves out what the in-process client says of being closed.
+func closeEtcdClient(c *clientv3.Client) error {
+	if err := c.Close(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (m *etcdMember) Close() error {
+	err := closeEtcdClient(m.client)
+	m.etcd.Close()
 	return err
 }
