@@ -26,6 +26,11 @@ type broken struct {
 	expire      func(ctx context.Context, key string) error
 	delete      func(ctx context.Context, key string) error
 	scan        func(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error]
+	watch       func(ctx context.Context, w store.Watch) (iter.Seq2[store.Event, error], error)
+	join        func(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error)
+	renew       func(ctx context.Context, key string, owner []byte, number uint64, ttl time.Duration) (store.LockPlace, error)
+	leave       func(ctx context.Context, key string, owner []byte, number uint64) (bool, error)
+	holder      func(ctx context.Context, key string) (store.LockHolder, bool, error)
 	info        func(ctx context.Context) (store.Info, error)
 	close       func() error
 }
@@ -35,6 +40,7 @@ func newBroken(m *member) *broken {
 	return &broken{
 		member: m, get: m.Get, stale: m.GetStale, entry: m.GetEntry, has: m.Has, set: m.Set, setE: m.SetE, setEIfUnset: m.SetEIfUnset,
 		cas: m.CompareAndSet, cad: m.CompareAndDelete, add: m.Add, txn: m.Txn, expire: m.Expire, delete: m.Delete, scan: m.Scan, info: m.Info, close: m.Close,
+		watch: m.Watch, join: m.JoinLock, renew: m.RenewLock, leave: m.LeaveLock, holder: m.LockHolder,
 	}
 }
 
@@ -82,6 +88,26 @@ func (b *broken) Delete(ctx context.Context, key string) error { return b.delete
 
 func (b *broken) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
 	return b.scan(ctx, r)
+}
+
+func (b *broken) Watch(ctx context.Context, w store.Watch) (iter.Seq2[store.Event, error], error) {
+	return b.watch(ctx, w)
+}
+
+func (b *broken) JoinLock(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error) {
+	return b.join(ctx, key, owner, limit, ttl, wait)
+}
+
+func (b *broken) RenewLock(ctx context.Context, key string, owner []byte, number uint64, ttl time.Duration) (store.LockPlace, error) {
+	return b.renew(ctx, key, owner, number, ttl)
+}
+
+func (b *broken) LeaveLock(ctx context.Context, key string, owner []byte, number uint64) (bool, error) {
+	return b.leave(ctx, key, owner, number)
+}
+
+func (b *broken) LockHolder(ctx context.Context, key string) (store.LockHolder, bool, error) {
+	return b.holder(ctx, key)
 }
 
 func (b *broken) Info(ctx context.Context) (store.Info, error) { return b.info(ctx) }

@@ -309,10 +309,10 @@ var scanBugs = []bug{
 		caughtBy: []string{"LocksAreNotScanned"},
 		plant: func(b *broken) {
 			b.onEntries(func(r store.Range, all []store.Entry) []store.Entry {
-				b.naive.do(func(db *naive, now time.Time) {
-					for key, it := range db.mu.locks {
-						if within(r, key) {
-							all = append(all, it.entry(key, now))
+				b.naive.do(func(db *naive, _ time.Time) {
+					for key, q := range db.mu.locks {
+						if p := q.alone(); p != nil && within(r, key) {
+							all = append(all, store.Entry{Key: key, Value: p.owner, Revision: p.token})
 						}
 					}
 				})

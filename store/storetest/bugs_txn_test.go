@@ -141,8 +141,8 @@ var txnBugs = []bug{
 			b.onConds(func(c *store.Cond) {
 				b.naive.mu.Lock()
 				defer b.naive.mu.Unlock()
-				if it := b.naive.mu.locks[c.Key]; c.Kind == store.CondLock && it != nil {
-					c.Revision = it.revision
+				if p := b.naive.mu.locks[c.Key].alone(); c.Kind == store.CondLock && p != nil {
+					c.Revision = p.token
 				}
 			})
 		},

@@ -16,7 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"dkv/lock"
 	"dkv/store"
 )
 
@@ -26,11 +25,12 @@ type naive struct {
 	mu struct {
 		sync.Mutex
 		items    map[string]*item
-		locks    map[string]*item
 		revision store.Revision
 		next     time.Time // when to look for deadlines again; zero: there are none
 
-		events []store.Event // all that ever happened
+		history     history
+		locks       map[string]queue          // which are not empty
+		lockChanges map[string]store.Revision // the last
 
 		applied  uint64            // operations, reads among them
 		progress map[string]uint64 // what applied was before each member's last one
@@ -47,14 +47,11 @@ type item struct {
 }
 
 // member is one way to a naive store, open until it is closed.
-//
-// Of locks it does no more than the suite asks for: it takes free ones, and releases
-// them.
 type member struct {
 	*naive
-	lock.Backend // nil
-	node         string
-	mu           struct {
+	node    string
+	watches atomic.Int64
+	mu      struct {
 		sync.RWMutex
 		closed bool
 	}
@@ -64,7 +61,8 @@ type member struct {
 func newNaive(n int) []*member {
 	db := new(naive)
 	db.mu.items = make(map[string]*item)
-	db.mu.locks = make(map[string]*item)
+	db.mu.locks = make(map[string]queue)
+	db.mu.lockChanges = make(map[string]store.Revision)
 	db.mu.progress = make(map[string]uint64)
 	members := make([]*member, n)
 	for i := range members {
@@ -121,22 +119,23 @@ func (db *naive) carryOut(now time.Time) {
 			db.await(it)
 		}
 	}
-	for key, it := range db.mu.locks {
-		if passed(it.deletes, now) {
-			db.mu.revision++
-			delete(db.mu.locks, key)
-		} else {
-			db.await(it)
+	for key := range db.mu.locks {
+		db.vacate(key, now, func(p *place) bool { return passed(p.ends, now) })
+		for _, p := range db.mu.locks[key] {
+			db.soon(p.ends)
 		}
 	}
 }
 
 // await has the deadlines of it looked at in time.
 func (db *naive) await(it *item) {
-	for _, t := range []time.Time{it.expires, it.deletes} {
-		if !t.IsZero() && (db.mu.next.IsZero() || t.Before(db.mu.next)) {
-			db.mu.next = t
-		}
+	db.soon(it.expires)
+	db.soon(it.deletes)
+}
+
+func (db *naive) soon(deadline time.Time) {
+	if !deadline.IsZero() && (db.mu.next.IsZero() || deadline.Before(db.mu.next)) {
+		db.mu.next = deadline
 	}
 }
 
@@ -312,7 +311,7 @@ func (db *naive) add(key string, delta int64) (int64, error) {
 
 // txn carries a transaction out and, if that fails, puts everything back.
 func (db *naive) txn(t store.Txn, now time.Time) (store.TxnResult, error) {
-	before, revision, events := maps.Clone(db.mu.items), db.mu.revision, len(db.mu.events)
+	before, revision, history := maps.Clone(db.mu.items), db.mu.revision, db.mu.history
 	res := store.TxnResult{Held: true}
 	for _, c := range t.If {
 		it := before[c.Key]
@@ -324,8 +323,8 @@ func (db *naive) txn(t store.Txn, now time.Time) (store.TxnResult, error) {
 		case store.CondValue:
 			res.Held = res.Held && it != nil && !it.expired && bytes.Equal(it.value, c.Value)
 		case store.CondLock:
-			l := db.mu.locks[c.Key]
-			res.Held = res.Held && l != nil && l.revision == c.Revision
+			p := db.mu.locks[c.Key].alone()
+			res.Held = res.Held && p != nil && p.token == c.Revision
 		}
 	}
 	branch := t.Then
@@ -360,7 +359,7 @@ func (db *naive) txn(t store.Txn, now time.Time) (store.TxnResult, error) {
 			r.Number, err = db.add(op.Key, op.Delta)
 		}
 		if err != nil {
-			db.mu.items, db.mu.revision, db.mu.events = before, revision, db.mu.events[:events]
+			db.mu.items, db.mu.revision, db.mu.history = before, revision, history
 			return store.TxnResult{}, err
 		}
 		if db.mu.revision > last {
@@ -428,38 +427,13 @@ func (m *member) state(ctx context.Context, r store.Range) (all []store.Entry, a
 	return all, at, err
 }
 
-func (m *member) JoinLock(ctx context.Context, key string, id []byte, _ int64, ttl time.Duration, _ bool) (place store.LockPlace, err error) {
-	err = m.do(ctx, store.CheckWrite(key, id, 0, ttl), func(db *naive, now time.Time) {
-		if place.Held = db.mu.locks[key] == nil; place.Held {
-			db.mu.revision++
-			place.Token = db.mu.revision
-			it := newItem(id, now, 0, ttl)
-			it.revision = db.mu.revision
-			db.mu.locks[key] = it
-			db.await(it)
-		}
-	})
-	return place, err
-}
-
-func (m *member) LeaveLock(ctx context.Context, key string, id []byte, _ uint64) (ok bool, err error) {
-	err = m.do(ctx, store.CheckWrite(key, id, 0, 0), func(db *naive, _ time.Time) {
-		it := db.mu.locks[key]
-		if ok = it != nil && bytes.Equal(it.value, id); ok {
-			db.mu.revision++
-			delete(db.mu.locks, key)
-		}
-	})
-	return ok, err
-}
-
 func (m *member) Info(ctx context.Context) (info store.Info, err error) {
 	err = m.do(ctx, nil, func(db *naive, _ time.Time) {
 		info = store.Info{
 			Mode:     "memory",
 			Revision: db.mu.revision,
 			Keys:     int64(len(db.mu.items)),
-			Locks:    int64(len(db.mu.locks)),
+			Watches:  int(m.watches.Load()),
 			Views:    int(db.views.Load()),
 		}
 		for key, it := range db.mu.items {
@@ -471,8 +445,12 @@ func (m *member) Info(ctx context.Context) (info store.Info, err error) {
 			info.Progress[m.node] = info.Applied
 		}
 		info.Size = info.Bytes + 100*info.Keys
-		for key, it := range db.mu.locks {
-			info.Size += int64(len(key) + len(it.value) + 100)
+		for key, q := range db.mu.locks {
+			info.Locks += q.holders()
+			info.Waiters += int64(len(q)) - q.holders()
+			for _, p := range q {
+				info.Size += int64(len(key) + len(p.owner) + 100)
+			}
 		}
 	})
 	return info, err

@@ -67,10 +67,11 @@ type group struct {
 
 func groups() []group {
 	return []group{
-		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks, staleChecks, scanChecks, scanStateChecks, scanLoopChecks, conditionChecks, addChecks, txnChecks, txnRefusalChecks, txnMemberChecks)},
+		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks, staleChecks, scanChecks, scanStateChecks, scanLoopChecks, conditionChecks, addChecks, txnChecks, txnRefusalChecks, txnMemberChecks, watchChecks)},
 		{name: "Histories", checks: historyChecks},
-		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, wholeScanChecks, viewChecks, txnLimitChecks, walkChecks)},
+		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, wholeScanChecks, viewChecks, txnLimitChecks, walkChecks, watchAloneChecks)},
 		{name: "Closing", checks: closeChecks},
+		{name: "ClosingWatches", checks: closeWatchChecks},
 	}
 }
 
