@@ -69,7 +69,7 @@ func groups() []group {
 	return []group{
 		{name: "Shared", together: true, checks: join(valueChecks, refusalChecks, timeChecks, rewriteChecks, memberChecks, staleChecks, scanChecks, scanStateChecks, scanLoopChecks, conditionChecks, addChecks, txnChecks, txnRefusalChecks, txnMemberChecks, watchChecks)},
 		{name: "Histories", checks: historyChecks},
-		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, wholeScanChecks, viewChecks, txnLimitChecks, walkChecks, watchAloneChecks)},
+		{name: "Alone", checks: join(revisionChecks, infoChecks, limitChecks, wholeScanChecks, viewChecks, txnLimitChecks, walkChecks, watchAloneChecks, lockChecks)},
 		{name: "Closing", checks: closeChecks},
 		{name: "ClosingWatches", checks: closeWatchChecks},
 	}

@@ -203,7 +203,7 @@ var watchChecks = []check{
 			s.compareAndDelete(a, r-1)
 			s.compareAndDelete(missing, 0)
 			s.txn(store.Txn{If: []store.Cond{store.IfMissing(a)}, Then: []store.Op{store.OpDelete(a), store.OpAdd(missing, 1)}, Else: []store.Op{store.OpGet(a)}})
-			s.txn(store.Txn{Then: []store.Op{store.OpSetEIfUnset(a, nil, 0, 0), store.OpDelete(missing), store.OpExpire(missing)}})
+			s.txn(store.Txn{Then: []store.Op{store.OpSetEIfUnset(a, nil, 0, 0), store.OpDelete(missing), store.OpExpire(missing + "-too")}})
 			for _, err := range []error{
 				second(s.stores[i].Txn(s.ctx, store.Txn{Then: []store.Op{store.OpSet(missing, nil), store.OpAdd(a, 1)}})),
 				second(s.stores[i].Txn(s.ctx, store.Txn{Then: []store.Op{store.OpSet(a, nil), store.OpDelete(a)}})),
