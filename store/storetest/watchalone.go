@@ -56,6 +56,7 @@ var watchAloneChecks = []check{
 						return err
 					}
 					written.Add(1)
+					time.Sleep(pause / 8) // so that they meet those who watch
 				}
 				return nil
 			}
