@@ -20,7 +20,7 @@ type bug struct {
 }
 
 func allBugs() (all []bug) {
-	for _, l := range [][]bug{timeBugs, operationBugs, inputBugs, memberBugs, staleBugs, scanBugs, scanStateBugs, scanLoopBugs, conditionBugs, addBugs, txnBugs, txnRefusalBugs, watchBugs} {
+	for _, l := range [][]bug{timeBugs, operationBugs, inputBugs, memberBugs, staleBugs, scanBugs, scanStateBugs, scanLoopBugs, conditionBugs, addBugs, txnBugs, txnRefusalBugs, watchBugs, lockBugs} {
 		all = append(all, l...)
 	}
 	return all

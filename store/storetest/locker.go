@@ -146,3 +146,18 @@ func (s *session) wantErr(what string, err, want error) {
 		s.Fatalf("%s: %v (kind: %v); want %v", what, err, store.KindOf(err), want)
 	}
 }
+
+// workers is together, with a context that ends when one fails: the others may wait
+// for a lock that it holds.
+func (s *session) workers(n int, f func(ctx context.Context, i int) error) {
+	s.Helper()
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	s.together(n, func(i int) error {
+		err := f(ctx, i)
+		if err != nil {
+			cancel()
+		}
+		return err
+	})
+}

@@ -22,9 +22,9 @@ var lockChecks = []check{
 			var inside atomic.Int64
 			var last store.Revision // guarded by the lock, and by mu for the race detector
 			var mu sync.Mutex
-			s.together(6, func(i int) error {
+			s.workers(6, func(ctx context.Context, i int) error {
 				for n := range 8 {
-					h, err := all[(i+n)%len(all)].Lock(s.ctx, s.key("a"))
+					h, err := all[(i+n)%len(all)].Lock(ctx, s.key("a"))
 					if err != nil {
 						return err
 					}
@@ -52,9 +52,9 @@ var lockChecks = []check{
 		s.lockers(func(all []*lock.Locker) {
 			const workers, each = 6, 8
 			name, count := s.key("lock"), s.key("count")
-			s.together(workers, func(i int) error {
+			s.workers(workers, func(ctx context.Context, i int) error {
 				for n := range each {
-					h, err := all[(i+n)%len(all)].Lock(s.ctx, name)
+					h, err := all[(i+n)%len(all)].Lock(ctx, name)
 					if err != nil {
 						return err
 					}
@@ -145,10 +145,10 @@ var lockChecks = []check{
 				queue = append(queue, s.joins(s.ctx, fmt.Sprintf("waiter %d", n), by(all[n%len(all)], a), int64(n+1)))
 			}
 			var served atomic.Bool // all who wait
-			s.together(1+len(all), func(i int) error {
+			s.workers(1+len(all), func(ctx context.Context, i int) error {
 				if i > 0 {
 					for {
-						owner, ok, err := all[i-1].Acquire(s.ctx, a, time.Hour)
+						owner, ok, err := all[i-1].Acquire(ctx, a, time.Hour)
 						switch {
 						case err != nil:
 							return err

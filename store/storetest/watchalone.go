@@ -120,7 +120,10 @@ var watchAloneChecks = []check{
 				defer w.cancel()
 				w.during = func(n int) {
 					if n == 0 {
-						<-goOn
+						select {
+						case <-goOn:
+						case <-s.ctx.Done():
+						}
 					}
 				}
 				watching = append(watching, w)
@@ -168,7 +171,10 @@ var watchAloneChecks = []check{
 				defer w.cancel()
 				w.during = func(n int) {
 					if n == 0 {
-						<-stand
+						select {
+						case <-stand:
+						case <-s.ctx.Done():
+						}
 					}
 				}
 				if begun {
