@@ -52,7 +52,7 @@ var lockBugs = []bug{
 	},
 	{
 		name:     "TokensDoNotRise",
-		caughtBy: []string{"LockIsHeldByOneAtATimeAndTokensRise", "ReleaseByAnotherOwnerChangesNothing"},
+		caughtBy: []string{"ReleaseByAnotherOwnerChangesNothing"},
 		plant: func(b *broken) {
 			b.onJoin(func(next joinLock) joinLock {
 				return func(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error) {
@@ -64,16 +64,11 @@ var lockBugs = []bug{
 		},
 	},
 	{
-		name:     "TokenOfAWaiterIsThatOfItsArrival",
-		caughtBy: []string{"LockConditionHoldsWhileTheLockIsHeld", "WaitersGetTheLockInTheOrderInWhichTheyCame"},
+		name:     "TokensFallWithTheRevision",
+		caughtBy: []string{"WaitersGetTheLockInTheOrderInWhichTheyCame"},
 		plant: func(b *broken) {
 			b.onQueue(func(db *naive, q queue, _ []byte) queue {
-				for _, p := range q {
-					if !p.held { // about to be granted under the revision of now
-						p.number = uint64(db.mu.revision)
-					}
-				}
-				b.naive.mu.revision -= min(b.naive.mu.revision, 2)
+				db.mu.revision -= min(db.mu.revision, 2)
 				return q
 			})
 		},
@@ -97,7 +92,7 @@ var lockBugs = []bug{
 	},
 	{
 		name:     "FormerOwnerEndsItsSuccessorsLock",
-		caughtBy: []string{"ReleaseByAnotherOwnerChangesNothing", "UnlockTwiceIsErrNotHeld"},
+		caughtBy: []string{"ReleaseByAnotherOwnerChangesNothing", "LockOfAClosedLockerGoesToTheNextAfterItsTime"},
 		plant: func(b *broken) {
 			b.leave = func(ctx context.Context, key string, owner []byte, number uint64) (bool, error) {
 				left, err := b.member.LeaveLock(ctx, key, owner, number)
@@ -110,12 +105,33 @@ var lockBugs = []bug{
 	},
 	{
 		name:     "UnlockOfWhatIsNotHeldIsTold",
-		caughtBy: []string{"UnlockTwiceIsErrNotHeld", "ReleaseByAnotherOwnerChangesNothing"},
+		caughtBy: []string{"ReleaseByAnotherOwnerChangesNothing", "LockOfAClosedLockerGoesToTheNextAfterItsTime"},
 		plant: func(b *broken) {
 			b.leave = func(ctx context.Context, key string, owner []byte, number uint64) (bool, error) {
 				_, err := b.member.LeaveLock(ctx, key, owner, number)
 				return err == nil, err
 			}
+		},
+	},
+	{
+		name:     "UnlockOfWhatIsHeldIsDenied",
+		caughtBy: []string{"UnlockTwiceIsErrNotHeld", "ReleaseByAnotherOwnerChangesNothing"},
+		plant: func(b *broken) {
+			b.leave = func(ctx context.Context, key string, owner []byte, number uint64) (bool, error) {
+				_, err := b.member.LeaveLock(ctx, key, owner, number)
+				return false, err
+			}
+		},
+	},
+	{
+		name:     "LockConditionHoldsForAFormerOwner",
+		caughtBy: []string{"LockConditionHoldsWhileTheLockIsHeld"},
+		plant: func(b *broken) {
+			b.onConds(func(c *store.Cond) {
+				if h, ok, _ := b.member.LockHolder(context.Background(), c.Key); c.Kind == store.CondLock && ok && c.Revision != 0 && c.Revision < h.Token {
+					c.Revision = h.Token
+				}
+			})
 		},
 	},
 	{

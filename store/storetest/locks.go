@@ -246,6 +246,8 @@ var lockChecks = []check{
 				s.Fatalf("%v after it was taken for %v, the next gets a lock with the token %d after %d", d, ttl, n.Token(), h.Token())
 			}
 			s.condition(false, store.IfLock(a, h.Token()))
+			s.wantErr("Unlock of a lock that has ended", h.Unlock(s.ctx), store.ErrNotHeld)
+			s.condition(true, store.IfLock(a, n.Token()))
 			s.unlock(n)
 		})
 	}},
