@@ -172,7 +172,7 @@ type Info struct {
 	// reckoned from the entries alone, so it is the same on all members.
 	Size int64
 
-	Watches       int   // watches under way
+	Watches       int   // watches under way, on behalf of who waits for a lock too
 	Views         int   // open views: snapshots and scans under way
 	Retained      int64 // superseded versions that are kept for them
 	RetainedBytes int64 // the memory that those take

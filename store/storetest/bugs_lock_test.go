@@ -92,7 +92,7 @@ var lockBugs = []bug{
 	},
 	{
 		name:     "FormerOwnerEndsItsSuccessorsLock",
-		caughtBy: []string{"ReleaseByAnotherOwnerChangesNothing", "LockOfAClosedLockerGoesToTheNextAfterItsTime"},
+		caughtBy: []string{"ReleaseByAnotherOwnerChangesNothing", "LockThatNobodyRenewsGoesToTheNextAfterItsTime"},
 		plant: func(b *broken) {
 			b.leave = func(ctx context.Context, key string, owner []byte, number uint64) (bool, error) {
 				left, err := b.member.LeaveLock(ctx, key, owner, number)
@@ -105,12 +105,19 @@ var lockBugs = []bug{
 	},
 	{
 		name:     "UnlockOfWhatIsNotHeldIsTold",
-		caughtBy: []string{"ReleaseByAnotherOwnerChangesNothing", "LockOfAClosedLockerGoesToTheNextAfterItsTime"},
+		caughtBy: []string{"ReleaseByAnotherOwnerChangesNothing", "LockThatNobodyRenewsGoesToTheNextAfterItsTime"},
 		plant: func(b *broken) {
 			b.leave = func(ctx context.Context, key string, owner []byte, number uint64) (bool, error) {
 				_, err := b.member.LeaveLock(ctx, key, owner, number)
 				return err == nil, err
 			}
+		},
+	},
+	{
+		name:     "ReleaseIsLost",
+		caughtBy: []string{"ClosedLockerGivesUpWhatItHolds"},
+		plant: func(b *broken) {
+			b.leave = func(context.Context, string, []byte, uint64) (bool, error) { return true, nil }
 		},
 	},
 	{
@@ -212,7 +219,7 @@ var lockBugs = []bug{
 	},
 	{
 		name:     "HolderThatHasDiedIsNeverReplaced",
-		caughtBy: []string{"LockOfAClosedLockerGoesToTheNextAfterItsTime", "WaiterThatIsNotRenewedLosesItsPlace"},
+		caughtBy: []string{"LockThatNobodyRenewsGoesToTheNextAfterItsTime", "WaiterThatIsNotRenewedLosesItsPlace"},
 		plant: func(b *broken) {
 			b.onJoin(func(next joinLock) joinLock {
 				return func(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error) {
@@ -226,7 +233,7 @@ var lockBugs = []bug{
 	},
 	{
 		name:     "LocksEndTooEarly",
-		caughtBy: []string{"LockOfAClosedLockerGoesToTheNextAfterItsTime", "LocksAndPlacesAreRenewed"},
+		caughtBy: []string{"LockThatNobodyRenewsGoesToTheNextAfterItsTime", "LocksAndPlacesAreRenewed"},
 		plant: func(b *broken) {
 			b.onJoin(func(next joinLock) joinLock {
 				return func(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error) {

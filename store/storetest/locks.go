@@ -153,7 +153,7 @@ var lockChecks = []check{
 						case err != nil:
 							return err
 						case ok && !served.Load():
-							return fmt.Errorf("Acquire overtakes who waits for the lock")
+							return errors.New("who waits for the lock is overtaken by an Acquire")
 						case ok:
 							_, err := all[i-1].Release(s.ctx, a, owner)
 							return err
@@ -230,23 +230,38 @@ var lockChecks = []check{
 			s.unlock(two)
 		})
 	}},
-	{"LockOfAClosedLockerGoesToTheNextAfterItsTime", func(s *session) {
+	{"LockThatNobodyRenewsGoesToTheNextAfterItsTime", func(s *session) {
 		s.lockers(func(all []*lock.Locker) {
 			const ttl = 300 * time.Millisecond
 			a := s.key("a")
 			begin := time.Now()
-			dies := lock.New(s.next().(lock.Backend))
-			defer dies.Close()
-			h := s.takes("Lock", by(dies, a), lock.TTL(ttl))
+			owner, ok, err := all[0].Acquire(s.ctx, a, ttl)
+			if s.did(err, "Acquire", a); !ok {
+				s.Fatalf("Acquire does not take a free lock")
+			}
+			n := s.joins(s.ctx, "the next", by(all[len(all)-1], a), 1).gets()
+			if d := time.Since(begin); d < ttl || n.Token() <= owner.Token() {
+				s.Fatalf("%v after it was taken for %v, the next gets a lock with the token %d after %d", d, ttl, n.Token(), owner.Token())
+			}
+			s.condition(false, store.IfLock(a, owner.Token()))
+			if ok, err := all[0].Release(s.ctx, a, owner); ok || err != nil {
+				s.Fatalf("Release of a lock that has ended = %v, %v", ok, err)
+			}
+			s.condition(true, store.IfLock(a, n.Token()))
+			s.unlock(n)
+		})
+	}},
+	{"ClosedLockerGivesUpWhatItHolds", func(s *session) {
+		s.lockers(func(all []*lock.Locker) {
+			a := s.key("a")
+			closes := lock.New(s.next().(lock.Backend))
+			defer closes.Close()
+			h := s.takes("Lock", by(closes, a), lock.TTL(time.Hour))
 			next := s.joins(s.ctx, "the next", by(all[len(all)-1], a), 1)
-			dies.Close()
+			closes.Close()
 			s.wantErr("Err of a closed locker's lock", h.Err(), store.ErrClosed)
 			n := next.gets()
-			if d := time.Since(begin); d < ttl || n.Token() <= h.Token() {
-				s.Fatalf("%v after it was taken for %v, the next gets a lock with the token %d after %d", d, ttl, n.Token(), h.Token())
-			}
 			s.condition(false, store.IfLock(a, h.Token()))
-			s.wantErr("Unlock of a lock that has ended", h.Unlock(s.ctx), store.ErrNotHeld)
 			s.condition(true, store.IfLock(a, n.Token()))
 			s.unlock(n)
 		})
