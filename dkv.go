@@ -110,8 +110,9 @@ func (db *DB) Ready(ctx context.Context) error { return db.backend.Ready(ctx) }
 // Namespace returns the part of db with a name, for a part of the program that is to
 // meet no other: its keys, and the names of its locks, begin with a zero byte, the
 // name and another zero byte, which its users leave out, so the longest keys are
-// shorter by that. It costs nothing but those bytes. A name is a constant of the
-// program: Namespace panics if it is empty or has a zero byte. It is closed with db.
+// shorter by that. It costs nothing but those bytes. Scans and watches of all keys of
+// db see them as they are. A name is a constant of the program: Namespace panics if it
+// is empty or has a zero byte. It is closed with db.
 func (db *DB) Namespace(name string) Namespace {
 	prefix := namespace.Prefix(name)
 	return Namespace{namespace.New(db.Store, prefix), db.Locker.WithPrefix(prefix)}
@@ -136,8 +137,8 @@ type Namespace struct {
 // are closed. It returns at once and asks nobody.
 func (db *DB) Live() error { return db.backend.Live() }
 
-// Close turns new operations away, lets those under way finish for up to 2 s,
-// those of clients included, hands leadership over to another member and stops. It
+// Close gives up the locks that are held, whose Done is closed first. It turns new
+// operations away, lets those under way finish for up to 2 s, those of clients included, hands leadership over to another member and stops. It
 // returns within 5 s, with [ErrCloseTimeout] if something would not stop, and may
 // be called more than once. A store in memory is gone then; a directory can be
 // opened again. A scan that is under way may go on.
@@ -211,12 +212,13 @@ type (
 	Watch = store.Watch
 	Event = store.Event
 
-	Owner     = lock.Owner
-	Lock      = lock.Lock
-	Election  = lock.Election
-	Leader    = lock.Leader
-	Semaphore = lock.Semaphore
-	RWLock    = lock.RWLock
+	Owner      = lock.Owner
+	Lock       = lock.Lock
+	LockOption = lock.Option
+	Election   = lock.Election
+	Leader     = lock.Leader
+	Semaphore  = lock.Semaphore
+	RWLock     = lock.RWLock
 )
 
 // The limits of what a store accepts.
@@ -260,7 +262,7 @@ const LockForever = lock.Forever
 
 // LockTTL has a lock that is renewed in the background end when it has not been
 // renewed for that long; see [lock.TTL].
-func LockTTL(d time.Duration) lock.Option { return lock.TTL(d) }
+func LockTTL(d time.Duration) LockOption { return lock.TTL(d) }
 
 // The kinds of errors, see [KindOf].
 const (

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 
@@ -64,6 +65,10 @@ func (e Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 					}
 				}
 			}
+			if store.KindOf(err) == store.KindNotApplied && ctx.Err() == nil {
+				what.From = 0 // a server that closes, for one: again
+				continue
+			}
 			if err != nil {
 				yield(Leader{}, err)
 				return
@@ -91,7 +96,7 @@ func (s *shop) changes(ctx context.Context, what store.Watch) (store.Revision, e
 			case <-time.After(100 * time.Millisecond):
 			case <-ctx.Done():
 			}
-		case err == store.ErrCompacted:
+		case errors.Is(err, store.ErrCompacted):
 			what.From = 0
 		default:
 			return 0, err

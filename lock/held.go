@@ -27,8 +27,12 @@ type Lock struct {
 	mu struct {
 		sync.Mutex
 		until    time.Duration // the reading of the clock up to which it can be trusted
-		stop     func() bool   // of the timer that is set for then
 		unlocked bool
+
+		// The timer that is set for the next renewal, and, while one is under
+		// way, that for the end. A lock that is soon given up has cost no
+		// goroutine, and no more than one timer.
+		renewal, end func() bool
 	}
 }
 
@@ -39,14 +43,16 @@ func (t *ticket) hold(ctx context.Context) (*Lock, error) {
 		shop: t.shop, key: t.key, owner: t.owner, number: t.place.Number, token: t.place.Token, ttl: t.ttl,
 		counts: 0 < t.limit && t.limit < math.MaxInt64,
 	}
-	all, _ := ctx.Value(heldKey{}).([]*Lock)
-	ctx = context.WithValue(context.WithoutCancel(ctx), heldKey{}, append(slices.Clip(all), h))
+	ctx = context.WithValue(context.WithoutCancel(ctx), heldKey{}, append(slices.Clip(heldBy(ctx)), h))
 	h.ctx, h.cancel = context.WithCancelCause(ctx)
 	h.trust(t.began)
 	if err := h.Err(); err != nil {
 		return nil, err
 	}
-	t.shop.mu.work.Go(h.keep) // Close waits for the caller
+	if !t.shop.keep(h) {
+		h.lose(store.ErrClosed)
+		return nil, store.ErrClosed
+	}
 	return h, nil
 }
 
@@ -77,12 +83,13 @@ func (h *Lock) Err() error {
 func (h *Lock) Context() context.Context { return h.ctx }
 
 // Unlock gives the lock up; who waits for it gets it in the same step. It is over
-// with the call: Done is closed when Unlock begins.
+// with the call: Done is closed when Unlock begins. That ctx comes from
+// [Lock.Context], which ends then, does no harm.
 //
-// Errors: store.ErrNotHeld if the lock had been lost before, or Unlock has been
-// called before and succeeded; nothing has changed then, whoever holds the lock by
-// now. And those of every write: Unlock may be called again then; if it is not, the
-// lock ends with its time to live.
+// Errors: store.ErrNotHeld if the lock had ended before, or Unlock has been called
+// before and succeeded; nothing has changed then, whoever holds the lock by now. And
+// those of every write: the lock is given up in the background then, or ends with its
+// time to live, and Unlock may be called again.
 func (h *Lock) Unlock(ctx context.Context) error {
 	h.lose(store.ErrNotHeld)
 	h.mu.Lock()
@@ -91,8 +98,14 @@ func (h *Lock) Unlock(ctx context.Context) error {
 	if unlocked {
 		return store.ErrNotHeld
 	}
-	left, err := h.shop.backend.LeaveLock(ctx, h.key, h.owner, h.number)
+	if slices.Contains(heldBy(ctx), h) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+		defer cancel()
+	}
+	left, err := h.shop.backend.LeaveLock(ctx, h.key, h.owner[:store.OwnerSize], h.number)
 	if err != nil {
+		h.giveUp()
 		return err
 	}
 	h.mu.Lock()
@@ -104,69 +117,83 @@ func (h *Lock) Unlock(ctx context.Context) error {
 	return nil
 }
 
-// trust has the lock be trusted for its time to live from a reading of the clock,
-// unless it is over.
+// trust has the lock be trusted for its time to live from a reading of the clock, and
+// renewed before that is over, unless the lock is over.
 func (h *Lock) trust(began time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ctx.Err() != nil {
-		return
-	}
-	if h.mu.stop != nil {
-		h.mu.stop()
-	}
-	h.mu.until = began + h.ttl
-	if h.mu.until < began {
+	if h.mu.until = began + h.ttl; h.mu.until < began {
 		h.mu.until = Forever // beyond what can be told
 	}
-	h.mu.stop = h.shop.clock.AfterFunc(h.mu.until-h.shop.clock.Now(), func() { h.Err() })
+	h.renewInLocked(began + h.ttl/renewals - h.shop.clock.Now())
 }
 
-// lose ends the trust in the lock, for a reason.
-func (h *Lock) lose(why error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.cancel(why)
-	h.mu.stop()
-}
-
-// keep renews the lock until it is over.
-func (h *Lock) keep() {
-	defer context.AfterFunc(h.shop.ctx, func() { h.lose(store.ErrClosed) })()
-	defer func() {
-		if context.Cause(h.ctx) == store.ErrClosed {
-			h.shop.giveUp(h.key, h.owner, h.number)
-		}
-	}()
-	pause := h.ttl / renewals
-	for h.sleep(pause) {
-		began := h.shop.clock.Now()
-		ctx, cancel := context.WithTimeout(h.ctx, h.ttl/renewals)
-		place, err := h.shop.backend.RenewLock(ctx, h.key, h.owner, h.number, h.ttl)
-		cancel()
-		switch {
-		case err != nil:
-			// It may have been renewed, but is trusted no longer for that.
-			pause = h.ttl / renewals / 4
-			continue
-		case !place.Held:
-			h.lose(store.ErrLockLost)
-			return
-		}
-		h.trust(began)
-		pause = began + h.ttl/renewals - h.shop.clock.Now()
+// renewInLocked has the lock renewed after a time, unless it is over.
+func (h *Lock) renewInLocked(d time.Duration) {
+	h.stopLocked()
+	if h.ctx.Err() == nil {
+		h.mu.renewal = h.shop.clock.AfterFunc(d, h.renew)
 	}
 }
 
-// sleep waits for a time by the clock; it is false if the lock is over.
-func (h *Lock) sleep(d time.Duration) bool {
-	woken := make(chan struct{})
-	stop := h.shop.clock.AfterFunc(d, func() { close(woken) })
-	select {
-	case <-woken:
-		return h.Err() == nil
-	case <-h.ctx.Done():
-		stop()
-		return false
+func (h *Lock) stopLocked() {
+	for _, stop := range []*func() bool{&h.mu.renewal, &h.mu.end} {
+		if *stop != nil {
+			(*stop)()
+			*stop = nil
+		}
+	}
+}
+
+// lose ends the trust in the lock, for a reason, unless it has ended. One that is
+// trusted no longer may not have ended in the store yet, and is of no use to anybody.
+func (h *Lock) lose(why error) {
+	h.mu.Lock()
+	first := h.ctx.Err() == nil
+	h.cancel(why)
+	h.stopLocked()
+	h.mu.Unlock()
+	h.shop.forget(h)
+	if first && why == store.ErrLockLost {
+		h.giveUp()
+	}
+}
+
+// giveUp has the lock given up in the background, unless the locker is closed.
+func (h *Lock) giveUp() {
+	if h.shop.enter() {
+		go func() {
+			defer h.shop.leave()
+			h.shop.giveUp(h.key, h.owner, h.number)
+		}()
+	}
+}
+
+// renew tries once to renew the lock, and has it tried again.
+func (h *Lock) renew() {
+	if h.Err() != nil || !h.shop.enter() {
+		return
+	}
+	defer h.shop.leave()
+	began := h.shop.clock.Now()
+	h.mu.Lock()
+	if h.ctx.Err() == nil {
+		// However long the renewal takes, the end comes in time.
+		h.mu.end = h.shop.clock.AfterFunc(h.mu.until-began, func() { h.Err() })
+	}
+	h.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(h.ctx, h.ttl/renewals)
+	defer cancel()
+	switch place, err := h.shop.backend.RenewLock(ctx, h.key, h.owner[:store.OwnerSize], h.number, h.ttl); {
+	case err == nil && place.Held:
+		h.trust(began)
+	case err == nil:
+		h.lose(store.ErrLockLost)
+	default:
+		// It may have been renewed, but is trusted no longer for that.
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.renewInLocked(min(h.ttl/renewals/4, h.mu.until-h.shop.clock.Now()))
 	}
 }

@@ -17,13 +17,19 @@
 // that. What it protects is safe all the same if it accepts no token lower than the
 // highest that it has seen, because tokens only rise: in the store itself that is a
 // transaction with the condition [store.IfLock], elsewhere a comparison of
-// [Lock.Token] where the resource is.
+// [Lock.Token] where the resource is. That is for locks that one has alone: those who
+// share one hold it at the same time, and none of their tokens is the current one.
+//
+// Time is measured by the monotonic clock, which stands still while a machine is
+// suspended: who was suspended has been paused.
 package lock
 
 import (
 	"context"
 	"crypto/rand"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,6 +86,7 @@ type shop struct {
 		sync.Mutex
 		closed bool
 		work   sync.WaitGroup // Add only while not closed
+		held   map[*Lock]struct{}
 	}
 }
 
@@ -90,6 +97,7 @@ func New(b Backend) *Locker { return NewWithClock(b, clock.System{}) }
 // trusted.
 func NewWithClock(b Backend, c store.Clock) *Locker {
 	s := &shop{backend: b, clock: c}
+	s.mu.held = make(map[*Lock]struct{})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return &Locker{shop: s}
 }
@@ -109,11 +117,11 @@ func (l *Locker) name(key string) string {
 }
 
 // closeTimeout is how long Close tries to give up what is held.
-const closeTimeout = 500 * time.Millisecond
+const closeTimeout = 300 * time.Millisecond
 
 // Close has all locks that Lock and its like have given out be done, and gives them
 // up, as well as the places in queues of calls under way, which end with
-// store.ErrClosed. What cannot be given up within half a second ends with its time to
+// store.ErrClosed. What cannot be given up within 300 ms ends with its time to
 // live. It is to be called before the store is closed; for a Locker that WithPrefix
 // has returned it does nothing.
 func (l *Locker) Close() {
@@ -122,9 +130,32 @@ func (l *Locker) Close() {
 	}
 	l.mu.Lock()
 	l.mu.closed = true
+	held := slices.Collect(maps.Keys(l.mu.held))
 	l.mu.Unlock()
 	l.cancel()
+	var leaving sync.WaitGroup
+	for _, h := range held {
+		h.lose(store.ErrClosed)
+		leaving.Go(func() { l.giveUp(h.key, h.owner, h.number) })
+	}
+	leaving.Wait()
 	l.mu.work.Wait()
+}
+
+// keep has Close give up a lock, until forget. It is false if the locker is closed.
+func (s *shop) keep(h *Lock) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mu.closed {
+		s.mu.held[h] = struct{}{}
+	}
+	return !s.mu.closed
+}
+
+func (s *shop) forget(h *Lock) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mu.held, h)
 }
 
 // enter has Close wait until leave is called. It is false if the locker is closed.
@@ -146,7 +177,7 @@ func (s *shop) giveUp(key string, owner []byte, number uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, func() { time.AfterFunc(closeTimeout, cancel) })()
-	s.backend.LeaveLock(ctx, key, owner, number)
+	s.backend.LeaveLock(ctx, key, owner[:store.OwnerSize], number)
 }
 
 // Acquire tries once to take the lock key for ttl, and does not wait: ok is

@@ -15,7 +15,8 @@ type Semaphore struct {
 
 // Semaphore returns a semaphore with a number of permits, which is at least 1, else
 // it panics. Its name is that of the lock too: all who use it have to say the same
-// number, and do nothing else with a lock of that name.
+// number, and do nothing else with a lock of that name. The tokens of its holders tell
+// them apart, but the condition store.IfLock is about who holds a lock alone.
 func (l *Locker) Semaphore(name string, permits int) Semaphore {
 	if permits < 1 {
 		panic("lock: a semaphore without permits")
@@ -49,6 +50,16 @@ func (l *Locker) RWLock(name string) RWLock { return RWLock{l, name} }
 // [Locker.Lock].
 func (rw RWLock) Lock(ctx context.Context, opts ...Option) (*Lock, error) {
 	return rw.locker.Lock(ctx, rw.key, opts...)
+}
+
+// TryLock is Lock that does not wait.
+func (rw RWLock) TryLock(ctx context.Context, opts ...Option) (lock *Lock, ok bool, err error) {
+	return rw.locker.TryLock(ctx, rw.key, opts...)
+}
+
+// TryRLock is RLock that does not wait.
+func (rw RWLock) TryRLock(ctx context.Context, opts ...Option) (lock *Lock, ok bool, err error) {
+	return rw.locker.TryLock(ctx, rw.key, append(opts[:len(opts):len(opts)], shared(math.MaxInt64))...)
 }
 
 // RLock waits until the caller holds the lock beside other readers. It does not

@@ -16,7 +16,7 @@ const (
 	DefaultTTL = 10 * time.Second
 
 	// MaxHolderValue is the greatest length of what a holder tells of itself.
-	MaxHolderValue = 32 << 10
+	MaxHolderValue = store.MaxHolderValue
 
 	// renewals is how often a lock is renewed in its time to live: what is lost
 	// twice has one more try.
@@ -62,7 +62,8 @@ func shared(limit int64) Option { return func(c *config) { c.limit = limit } }
 // store.ErrReentrant instead.
 //
 // Errors: store.ErrUnavailable when ctx ends first, store.ErrReentrant,
-// store.ErrEmptyKey, store.ErrKeyTooLarge, store.ErrValueTooLarge,
+// store.ErrLockLost if the lock was granted and its time to live was over before that
+// was heard of, as it is if that is shorter than a write takes, store.ErrEmptyKey, store.ErrKeyTooLarge, store.ErrValueTooLarge,
 // store.ErrBadDuration, and those of every write. After an error the lock is not
 // held: should it have been taken, it is given up.
 func (l *Locker) Lock(ctx context.Context, key string, opts ...Option) (*Lock, error) {
@@ -70,7 +71,7 @@ func (l *Locker) Lock(ctx context.Context, key string, opts ...Option) (*Lock, e
 }
 
 // TryLock is Lock that does not wait: ok is false if somebody holds the lock or
-// waits for it.
+// waits for it. Errors are those of Lock.
 func (l *Locker) TryLock(ctx context.Context, key string, opts ...Option) (lock *Lock, ok bool, err error) {
 	lock, err = l.lock(ctx, l.name(key), false, opts)
 	return lock, lock != nil, err
@@ -112,10 +113,10 @@ func (s *shop) lock(ctx context.Context, key string, wait bool, opts []Option) (
 			return nil, err
 		case t.place.Held:
 			held, err := t.hold(ctx)
-			if err != store.ErrLockLost {
-				return held, err
+			if err != nil { // it has taken too long to learn of it
+				t.leave()
 			}
-			t.leave() // it has taken too long to learn of it
+			return held, err
 		case !wait:
 			return nil, nil
 		}
@@ -150,7 +151,10 @@ func (t *ticket) join(ctx context.Context, wait bool) (err error) {
 func (t *ticket) await(ctx context.Context) error {
 	l := t.shop
 	if left := t.began + t.ttl/renewals - l.clock.Now(); left > 0 {
-		place, err := l.backend.AwaitLock(ctx, t.key, t.owner, t.place, left)
+		// A server that does not answer in time may not be there any longer.
+		patience, cancel := context.WithTimeout(ctx, left+t.ttl/renewals/2)
+		place, err := l.backend.AwaitLock(patience, t.key, t.owner[:store.OwnerSize], t.place, left)
+		cancel()
 		switch {
 		case err == nil:
 			t.place = place
@@ -164,7 +168,7 @@ func (t *ticket) await(ctx context.Context) error {
 	began := l.clock.Now()
 	patience, cancel := context.WithTimeout(ctx, t.ttl/renewals)
 	defer cancel()
-	place, err := l.backend.RenewLock(patience, t.key, t.owner, t.place.Number, t.ttl)
+	place, err := l.backend.RenewLock(patience, t.key, t.owner[:store.OwnerSize], t.place.Number, t.ttl)
 	switch {
 	case err == nil:
 		t.place, t.began = place, began
@@ -195,10 +199,14 @@ func (t *ticket) leave() {
 // heldKey is that of a context's value: the locks that it comes from.
 type heldKey struct{}
 
+func heldBy(ctx context.Context) []*Lock {
+	all, _ := ctx.Value(heldKey{}).([]*Lock)
+	return all
+}
+
 // isHeld tells whether the caller holds the lock already, and would wait for itself.
 func (c *config) isHeld(ctx context.Context, l *shop, key string) bool {
-	all, _ := ctx.Value(heldKey{}).([]*Lock)
-	return slices.ContainsFunc(all, func(h *Lock) bool {
+	return slices.ContainsFunc(heldBy(ctx), func(h *Lock) bool {
 		return h.shop == l && h.key == key && !h.counts && h.Err() == nil
 	})
 }

@@ -172,7 +172,7 @@ func TestLockIsRenewedUntilItIsUnlocked(t *testing.T) {
 	ctx := context.Background()
 	h := first(l.Lock(ctx, "x", lock.TTL(ttl)))
 	for i := range 20 {
-		eventually(t, "it sleeps until it is to be renewed", func() bool { return now.Timers() == 3 })
+		eventually(t, "it sleeps until it is to be renewed", func() bool { return now.Timers() == 2 })
 		now.Advance(ttl / 3)
 		eventually(t, "it is renewed", func() bool { return infoOf(t, s).Revision == store.Revision(i+2) })
 		if h.Err() != nil || infoOf(t, s).Locks != 1 {
@@ -237,6 +237,91 @@ func TestLockIsDoneBeforeAnotherCanHoldIt(t *testing.T) {
 	if again.Err() != nil || infoOf(t, s).Locks != 1 {
 		t.Fatal("the former holder has ended its successor's lock")
 	}
+}
+
+// slow is a backend whose calls take a time, before and after they have their effect.
+type slow struct {
+	*deaf
+	clock         *clock.Fake
+	before, after time.Duration
+}
+
+func (s *slow) JoinLock(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error) {
+	s.clock.Advance(s.before)
+	defer s.clock.Advance(s.after)
+	return s.deaf.JoinLock(ctx, key, owner, limit, ttl, wait)
+}
+
+func (s *slow) RenewLock(ctx context.Context, key string, owner []byte, number uint64, ttl time.Duration) (store.LockPlace, error) {
+	if s.isDeaf.Load() {
+		return store.LockPlace{}, store.ErrUnavailable
+	}
+	s.clock.Advance(s.before)
+	defer s.clock.Advance(s.after)
+	return s.deaf.RenewLock(ctx, key, owner, number, ttl)
+}
+
+// TestTrustCountsFromBeforeTheCall: how long a call has been on its way is not known,
+// so a lock is trusted as if it had been taken, or renewed, when the call began.
+func TestTrustCountsFromBeforeTheCall(t *testing.T) {
+	const ttl, before, after = time.Minute, 5 * time.Second, 3 * time.Second
+	for _, renewals := range []int{0, 1, 2} {
+		now := new(clock.Fake)
+		s := local.Open(local.Options{Clock: now})
+		d := &slow{&deaf{Store: s}, now, before, after}
+		l := lock.NewWithClock(d, now)
+		now.Advance(time.Hour)
+		began := now.Now()
+		h := first(l.Lock(context.Background(), "x", lock.TTL(ttl)))
+		for range renewals {
+			began += ttl / 3
+			now.Advance(began - now.Now()) // which runs the renewal
+		}
+		d.isDeaf.Store(true)
+		now.Advance(began + ttl - 1 - now.Now())
+		if h.Err() != nil || h.Context().Err() != nil {
+			t.Fatalf("after %d renewals: lost too early: %v", renewals, h.Err())
+		}
+		now.Advance(1)
+		select {
+		case <-h.Done(): // and nobody has asked for Err
+		case <-time.After(10 * time.Second):
+			t.Fatalf("after %d renewals: trusted too long", renewals)
+		}
+		l.Close()
+		s.Close()
+	}
+}
+
+func TestUnlockGivesTheLockUpEvenIfItsContextHasEnded(t *testing.T) {
+	l, s, ctx := locked(t)
+	h := first(l.Lock(ctx, "x"))
+	if err := h.Unlock(h.Context()); err != nil { // which ends with the lock
+		t.Fatal(err)
+	}
+	if info := infoOf(t, s); info.Locks != 0 {
+		t.Fatal("still held")
+	}
+	h = first(l.Lock(ctx, "x"))
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := h.Unlock(ended); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	eventually(t, "the lock is given up in the background", func() bool { return infoOf(t, s).Locks == 0 })
+}
+
+// TestLockWhoseTimeIsOverBeforeItIsHeardOfIsNotGivenOut, and the next gets it.
+func TestLockWhoseTimeIsOverBeforeItIsHeardOfIsNotGivenOut(t *testing.T) {
+	now := new(clock.Fake)
+	s := local.Open(local.Options{Clock: now})
+	defer s.Close()
+	l := lock.NewWithClock(&slow{&deaf{Store: s}, now, time.Second, time.Second}, now)
+	defer l.Close()
+	if h, err := l.Lock(context.Background(), "x", lock.TTL(2*time.Second)); h != nil || !errors.Is(err, store.ErrLockLost) {
+		t.Fatal(h, err)
+	}
+	eventually(t, "nobody holds it", func() bool { return infoOf(t, s).Locks == 0 })
 }
 
 // TestWaiterThatWasCutOffIsNotGrantedAndJoinsAgain re-enacts etcd's issue 11456: the

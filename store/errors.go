@@ -63,8 +63,8 @@ var (
 	ErrUnavailable = sentinel(1, KindNotApplied, "dkv: unavailable, not applied")
 
 	// ErrBusy is returned when the context ended while the operation waited in
-	// a full queue, and for a scan over a network when too many are under way on
-	// the connection. Kind: not applied.
+	// a full queue, and for a scan, a watch or the wait for a lock over a network
+	// when too many are under way on the connection. Kind: not applied.
 	ErrBusy = sentinel(2, KindNotApplied, "dkv: too busy, not applied")
 
 	// ErrUnknown is returned when the context ended, or the store was closed,
@@ -84,7 +84,8 @@ var (
 	// ErrKeyTooLarge is returned for a key longer than MaxKeySize. Kind: final.
 	ErrKeyTooLarge = sentinel(6, KindFinal, "dkv: key too large")
 
-	// ErrValueTooLarge is returned for a value longer than MaxValueSize. Kind:
+	// ErrValueTooLarge is returned for a value longer than MaxValueSize, and for
+	// more than MaxHolderValue of what a lock's holder tells of itself. Kind:
 	// final.
 	ErrValueTooLarge = sentinel(7, KindFinal, "dkv: value too large")
 
@@ -112,7 +113,8 @@ var (
 
 	// ErrDiskFull is returned for a write when the member's disk is about to be
 	// full: when what is free would not take a snapshot of the state and 64 MiB
-	// of log. Expire, Delete and the release of a lock are let in. Kind: not
+	// of log. What frees room, or needs none, is let in: Expire, Delete, the
+	// release and the renewal of a lock. Kind: not
 	// applied.
 	ErrDiskFull = sentinel(13, KindNotApplied, "dkv: disk full, not applied")
 

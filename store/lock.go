@@ -4,6 +4,20 @@ package store
 // what others can learn of the owner.
 const OwnerSize = 8
 
+// MaxHolderValue is the greatest length of what others can learn of an owner.
+const MaxHolderValue = 32 << 10
+
+// CheckOwner returns the error of an operation of such an owner on a lock.
+func CheckOwner(owner []byte) error {
+	switch {
+	case len(owner) < OwnerSize:
+		return ErrBadOwner
+	case len(owner) > OwnerSize+MaxHolderValue:
+		return ErrValueTooLarge
+	}
+	return nil
+}
+
 // LockPlace is where an owner stands with a lock, as package lock uses it: it holds
 // the lock, waits for it, or has neither.
 type LockPlace struct {

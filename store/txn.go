@@ -69,8 +69,9 @@ func IfMissing(key string) Cond { return IfRevision(key, 0) }
 // IfValue holds if key has that value.
 func IfValue(key string, value []byte) Cond { return Cond{Kind: CondValue, Key: key, Value: value} }
 
-// IfLock holds if somebody holds the lock key and token is the fencing token of
-// that owner.
+// IfLock holds if somebody holds the lock key alone and token is the fencing token of
+// that owner. A lock that is shared, by readers or as a semaphore, has no owner in that
+// sense.
 func IfLock(key string, token Revision) Cond {
 	return Cond{Kind: CondLock, Key: key, Revision: token}
 }

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"time"
@@ -9,12 +10,9 @@ import (
 	"dkv/store"
 )
 
-// maxOwner is the greatest length of what a lock knows its owner by.
-const maxOwner = 64 << 10
-
 // await is what a client asks for: the time to wait (uvarint, in nanoseconds), the
-// number and the revision of the place (uvarints), the key and the owner (each its
-// length as a uvarint and its bytes).
+// number and the revision of the place (uvarints), what the owner is known by (8
+// bytes), and the key (the rest).
 type await struct {
 	key   string
 	owner []byte
@@ -26,21 +24,19 @@ func (a await) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(a.wait))
 	b = binary.AppendUvarint(b, a.at.Number)
 	b = binary.AppendUvarint(b, uint64(a.at.At))
-	b = binary.AppendUvarint(b, uint64(len(a.key)))
-	b = append(b, a.key...)
-	b = binary.AppendUvarint(b, uint64(len(a.owner)))
-	return append(b, a.owner...)
+	b = append(b, a.owner[:store.OwnerSize]...)
+	return append(b, a.key...)
 }
 
 func parseAwait(b []byte) (await, error) {
 	f := field.NewReader(b)
 	a := await{wait: time.Duration(f.Int63())}
 	a.at = store.LockPlace{Waiting: true, Number: f.Uvarint(), At: store.Revision(f.Uvarint())}
-	a.key = string(f.Bytes(store.MaxKeySize))
-	a.owner = f.Bytes(maxOwner)
-	if !f.Complete() {
+	rest := f.Rest()
+	if f.Bad() || len(rest) < store.OwnerSize {
 		return await{}, errProtocol
 	}
+	a.owner, a.key = rest[:store.OwnerSize:store.OwnerSize], string(rest[store.OwnerSize:])
 	return a, nil
 }
 
@@ -113,7 +109,7 @@ func parseHolder(b []byte) (h store.LockHolder, ok bool, err error) {
 
 // AwaitLock implements lock.Backend.
 func (c *Client) AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
-	if err := store.CheckKey(key); err != nil {
+	if err := cmp.Or(store.CheckKey(key), store.CheckOwner(owner)); err != nil {
 		return store.LockPlace{}, err
 	}
 	b, err := c.wait(ctx, wait, methodAwaitLock, await{key, owner, at, wait}.append(nil))

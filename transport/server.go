@@ -176,7 +176,7 @@ func (s *Server) serve(conn net.Conn) {
 	var requests sync.WaitGroup
 	last := uint64(0)
 	defer func() {
-		endPolls() // who polls goes on at another server
+		endPolls() // whoever polls goes on at another server
 		if !s.closing() {
 			cancel() // the client has gone
 		}
@@ -203,7 +203,11 @@ func (s *Server) serve(conn net.Conn) {
 			select {
 			case polls <- struct{}{}:
 				requests.Go(func() {
-					w.write(s.answer(pollCtx, req, nil))
+					resp := s.answer(pollCtx, req, nil)
+					if pollCtx.Err() != nil {
+						resp = failure(req.id, store.ErrClosed)
+					}
+					w.write(resp)
 					<-polls
 				})
 			default:
@@ -335,14 +339,14 @@ func (s *Server) do(ctx context.Context, req request, scan scanRequest) ([]byte,
 		if err != nil {
 			return nil, err
 		}
-		events, next, err := s.backend.Poll(ctx, p.space, p.what, p.wait, pageBytes)
+		events, next, err := s.backend.Poll(ctx, p.space, p.what, min(p.wait, maxPollWait), pageBytes)
 		return appendEvents(nil, events, next), err
 	case methodAwaitLock:
 		a, err := parseAwait(req.arg)
 		if err != nil {
 			return nil, err
 		}
-		place, err := s.backend.AwaitLock(ctx, a.key, a.owner, a.at, a.wait)
+		place, err := s.backend.AwaitLock(ctx, a.key, a.owner, a.at, min(a.wait, maxPollWait))
 		return appendPlace(nil, place), err
 	case methodLockHolder:
 		h, ok, err := s.backend.LockHolder(ctx, string(req.arg))

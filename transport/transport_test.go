@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -299,13 +300,24 @@ func FuzzFrames(f *testing.F) {
 	f.Add(appendEntry(nil, store.Entry{Value: []byte("v"), Revision: 7, ExpireIn: 1, DeleteIn: 2}))
 	f.Add(poll{space: engine.Locks, what: store.Watch{Prefix: "k", From: 300}, wait: 1000}.append(nil))
 	f.Add(await{key: "k", owner: []byte("owner---"), at: store.LockPlace{Waiting: true, Number: 7, At: 9}, wait: 1}.append(nil))
+	f.Add(request{id: 1, method: methodAwaitLock, arg: await{key: "lock", owner: []byte("owner---")}.append(nil)}.append(nil))
+	f.Add(request{id: 1, method: methodAwaitLock, arg: await{key: "shared", owner: []byte("owner---")}.append(nil)}.append(nil))
+	f.Add(request{id: 1, method: methodLockHolder, arg: []byte("lock")}.append(nil))
 	f.Add(appendPlace(nil, store.LockPlace{Held: true, Token: 300}))
 	f.Add(appendHolder(nil, store.LockHolder{Owner: []byte("owner---"), Token: 300}, true))
 	f.Add(appendEvents(nil, []store.Event{
 		{Type: store.EventSet, Key: "k", Value: []byte("v"), Revision: 7},
 		{Type: store.EventDeleted, Key: "k", Revision: 300, ByDeadline: true},
 	}, 301))
-	s := NewServer(local.Open(local.Options{}))
+	db := local.Open(local.Options{})
+	for _, limit := range []int64{0, 0, 2} {
+		name := "lock"
+		if limit > 0 {
+			name = "shared"
+		}
+		db.JoinLock(context.Background(), name, fmt.Append(nil, "owner--", limit), limit, time.Hour, true)
+	}
+	s := NewServer(db)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if req, err := parseRequest(b); err == nil {
 			req.timeout = time.Nanosecond

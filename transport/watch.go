@@ -17,6 +17,9 @@ const (
 	// without asking for what is long forgotten.
 	pollWait = 10 * time.Second
 
+	// maxPollWait bounds how long a server waits, whatever a client says.
+	maxPollWait = time.Minute
+
 	// pollGrace is how much longer a client waits for the answer.
 	pollGrace = 5 * time.Second
 )

@@ -150,7 +150,11 @@ func TestLockSurvivesTheServerItWasTakenThrough(t *testing.T) {
 		granted <- w
 	}()
 	for {
-		if info, _ := s.Info(ctx); info.Waiters == 1 {
+		info, err := s.Info(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Waiters == 1 {
 			break
 		}
 		time.Sleep(time.Millisecond)

@@ -42,6 +42,8 @@ func main() {
 
 func run(out io.Writer, workers, counts int) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	var all sync.WaitGroup
+	defer all.Wait() // for the workers, whatever has failed
 	defer cancel()
 	dir, err := os.MkdirTemp("", "dkv-locks-")
 	if err != nil {
@@ -57,11 +59,12 @@ func run(out io.Writer, workers, counts int) (err error) {
 	began := time.Now()
 	var done atomic.Int64
 	errs := make([]error, workers)
-	var all sync.WaitGroup
 	for i := range workers {
 		all.Go(func() {
 			w := worker{group: g, name: fmt.Sprint("worker-", i), member: i}
-			errs[i] = w.count(ctx, counts, &done)
+			if errs[i] = w.count(ctx, counts, &done); errs[i] != nil {
+				cancel() // the others would never come to the end
+			}
 		})
 	}
 	// Somewhere in the middle the leader goes, and comes back.
@@ -118,6 +121,7 @@ func (w *worker) count(ctx context.Context, n int, done *atomic.Int64) error {
 				w.member++ // that one is gone; the data is on the others too
 			}
 			// Whatever has become of it, once finds out when it is tried again.
+			time.Sleep(time.Millisecond)
 		}
 		done.Add(1)
 	}

@@ -285,6 +285,9 @@ func (d *decoder) single(kind byte) (op engine.Op) {
 	if op.Kind.HasDelta() {
 		op.Delta = d.Varint()
 	}
+	if op.Kind.OnLock() && (op.Delta < 0 || store.CheckOwner(op.Value) != nil) {
+		d.Fail()
+	}
 	if kind&hasDeadlines != 0 {
 		op.ExpireIn = d.duration()
 		op.DeleteIn = d.duration()
@@ -303,8 +306,8 @@ func (d *decoder) single(kind byte) (op engine.Op) {
 
 func (d *decoder) place() (engine.Space, []byte) {
 	space, key := engine.Space(d.Byte()), d.Bytes(store.MaxKeySize)
-	if space >= engine.Spaces || len(key) == 0 {
-		d.Fail()
+	if space > engine.Locks || len(key) == 0 {
+		d.Fail() // the others are for internal/lockqueue alone
 	}
 	return space, key
 }

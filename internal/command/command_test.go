@@ -32,8 +32,14 @@ func genOp(t *rapid.T, inTxn bool) engine.Op {
 	if op.Kind.HasRevision() {
 		op.At = rapid.Uint64().Draw(t, "at")
 	}
-	if op.Kind.HasDelta() {
+	if op.Kind.OnLock() {
+		op.Value = rapid.SliceOfN(rapid.Byte(), store.OwnerSize, 40).Draw(t, "owner")
+		op.Delta = rapid.Int64Min(0).Draw(t, "limit")
+	} else if op.Kind.HasDelta() {
 		op.Delta = rapid.Int64().Draw(t, "delta")
+	}
+	if !op.Kind.HasDelta() {
+		op.Delta = 0
 	}
 	if op.Kind.HasDeadlines() {
 		op.ExpireIn = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "expire"))
@@ -43,7 +49,7 @@ func genOp(t *rapid.T, inTxn bool) engine.Op {
 }
 
 func genPlace(t *rapid.T) (engine.Space, string) {
-	space := engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space"))
+	space := engine.Space(rapid.IntRange(0, int(engine.Locks)).Draw(t, "space"))
 	return space, string(rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "key"))
 }
 
@@ -200,6 +206,9 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		"no number":                    identified(once.ID{Client: 1, Nonce: 1}),
 		"number below low":             identified(once.ID{Client: 1, Nonce: 1, Seq: 1, Low: 2}),
 		"unknown kind":                 appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Kinds, Key: "k"}}}),
+		"locks' own space":             appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Space: engine.Waiters, Key: "k"}}}),
+		"negative limit of a lock":     appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Join, Space: engine.Locks, Key: "k", Value: make([]byte, store.OwnerSize), Delta: -1}}}),
+		"short owner":                  appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Leave, Space: engine.Locks, Key: "k", Value: make([]byte, store.OwnerSize-1)}}}),
 		"unknown space":                appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set, Space: engine.Spaces, Key: "k"}}}),
 		"empty key":                    appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Set}}}),
 		"key too large":                appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: string(make([]byte, store.MaxKeySize+1))}}}),

@@ -26,9 +26,10 @@ const (
 	// MaxBytes is how much a history remembers of a store's changes.
 	MaxBytes = 16 << 20
 
-	changeShare = 160 // what a change counts for besides its key and value
-	maxPending  = 128 // changes that a watcher keeps before it is behind
-	atOnce      = 256 // changes of the history that a watcher looks at while others wait
+	changeShare = 160       // what a change counts for besides its key and value
+	maxPending  = 128       // changes that a watcher keeps before it is behind
+	maxKept     = 256 << 10 // bytes of them, unless it is one alone
+	atOnce      = 256       // changes of the history that a watcher looks at while others wait
 )
 
 // Feed is the history of a store and its watchers. Its methods may be called
@@ -36,7 +37,8 @@ const (
 type Feed struct {
 	revision func() uint64 // of the store's last change
 	maxBytes int64
-	on       atomic.Bool
+	on       atomic.Bool // changes are taken
+	started  atomic.Bool // and it is known from where on
 
 	mu struct {
 		sync.Mutex
@@ -89,7 +91,7 @@ func New(revision func() uint64) *Feed {
 // that do not find the feed on have a revision no greater than the one that is read
 // here.
 func (f *Feed) Start() {
-	if f.on.Load() {
+	if f.started.Load() {
 		return
 	}
 	f.mu.Lock()
@@ -97,6 +99,7 @@ func (f *Feed) Start() {
 	if !f.on.Swap(true) {
 		f.mu.next = f.revision() + 1
 		f.mu.first = f.mu.next
+		f.started.Store(true)
 	}
 }
 
@@ -193,6 +196,7 @@ func (f *Feed) Reset(rev uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.on.Store(true)
+	f.started.Store(true)
 	if rev+1 == f.mu.next {
 		return
 	}
@@ -261,6 +265,7 @@ type Watcher struct {
 
 	mu struct { // all of it is guarded by feed.mu
 		pending []engine.Change // given and not yet taken
+		bytes   int64           // of pending
 		behind  bool            // the rest is in the history, from next on
 		next    uint64
 		closed  bool
@@ -349,10 +354,11 @@ func (w *Watcher) takesLocked(c engine.Change) bool {
 	switch {
 	case c.Revision < w.from:
 		return true
-	case len(w.mu.pending) == maxPending:
+	case len(w.mu.pending) == maxPending, len(w.mu.pending) > 0 && w.mu.bytes+size(&c) > maxKept:
 		return false
 	}
 	w.mu.pending = append(w.mu.pending, c)
+	w.mu.bytes += size(&c)
 	if len(w.mu.pending) == 1 {
 		w.wake()
 	}
@@ -399,7 +405,7 @@ func (w *Watcher) take() (batch []engine.Change, wait bool, err error) {
 	defer f.mu.Unlock()
 	switch {
 	case len(w.mu.pending) > 0:
-		batch, w.mu.pending = w.mu.pending, w.spare[:0]
+		batch, w.mu.pending, w.mu.bytes = w.mu.pending, w.spare[:0], 0
 		return batch, false, nil
 	case f.mu.closed || w.mu.closed:
 		return nil, false, store.ErrClosed
@@ -409,10 +415,11 @@ func (w *Watcher) take() (batch []engine.Change, wait bool, err error) {
 		return nil, false, store.ErrCompacted
 	}
 	batch = w.spare[:0]
-	end := min(f.mu.next, w.mu.next+atOnce)
-	for ; w.mu.next < end; w.mu.next++ {
+	end, bytes := min(f.mu.next, w.mu.next+atOnce), int64(0)
+	for ; w.mu.next < end && bytes < maxKept; w.mu.next++ {
 		if c := f.atLocked(w.mu.next); w.watches(c) {
 			batch = append(batch, *c)
+			bytes += size(c)
 		}
 	}
 	if w.mu.behind = w.mu.next < f.mu.next; !w.mu.behind {

@@ -2,7 +2,7 @@ package lockqueue
 
 import (
 	"context"
-	"math"
+	"errors"
 	"time"
 
 	"dkv/internal/feed"
@@ -16,6 +16,9 @@ import (
 //
 // The watch is there before the first look, so nothing is missed.
 func Await(ctx context.Context, f *feed.Feed, db func() engine.Engine, name string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
+	if err := store.CheckOwner(owner); err != nil {
+		return store.LockPlace{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
@@ -31,7 +34,7 @@ func Await(ctx context.Context, f *feed.Feed, db func() engine.Engine, name stri
 		switch {
 		case !place.Waiting, ctx.Err() != nil:
 			return place, nil
-		case err != nil && err != store.ErrCompacted: // that is for want of a snapshot
+		case err != nil && !errors.Is(err, store.ErrCompacted): // that is for want of a snapshot
 			return store.LockPlace{}, err
 		}
 	}
@@ -44,23 +47,13 @@ func look(db engine.Engine, name string, owner []byte, number uint64) store.Lock
 	if e, ok := db.Entry(engine.Waiters, Key(name, number)); ok && isOf(parseRequest(e.Value).owner, owner) {
 		return store.LockPlace{Waiting: true, Number: number, At: store.Revision(rev)}
 	}
-	if e, ok := db.Entry(engine.Locks, name); ok {
-		if isOf(e.Value, owner) {
-			return store.LockPlace{Held: true, Token: e.Revision}
-		}
-		return store.LockPlace{}
+	if e, ok := db.Entry(engine.Locks, name); ok && isOf(e.Value, owner) {
+		return store.LockPlace{Held: true, Token: e.Revision}
 	}
-	var place store.LockPlace
-	view := db.View()
-	defer view.Release()
-	view.Scan(engine.Shared, Key(name, number), Key(name, math.MaxUint64), false, func(e store.Entry) bool {
-		if len(e.Key) == len(name)+numberSize && isOf(e.Value, owner) {
-			_, n := split(e.Key)
-			place = store.LockPlace{Held: true, Token: e.Revision, Number: n}
-		}
-		return !place.Held
-	})
-	return place
+	if e, ok := db.Entry(engine.Shared, Key(name, number)); ok && isOf(e.Value, owner) {
+		return store.LockPlace{Held: true, Token: e.Revision, Number: number}
+	}
+	return store.LockPlace{}
 }
 
 // Holder returns who holds a lock alone.

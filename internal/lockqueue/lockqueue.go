@@ -21,6 +21,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func (q *Queues) line(name string) *line {
 	l := q.lines[name]
 	if l == nil {
 		l = new(line)
-		q.lines[name] = l
+		q.lines[strings.Clone(name)] = l // which may be part of a record
 	}
 	return l
 }
@@ -103,8 +104,12 @@ func Key(name string, number uint64) string {
 	return string(binary.BigEndian.AppendUint64([]byte(name), number))
 }
 
+// split is the reverse of Key.
 func split(key string) (name string, number uint64) {
 	n := len(key) - numberSize
+	if n < 0 {
+		return key, 0 // of nobody: Queues make no such keys
+	}
 	return key[:n], binary.BigEndian.Uint64([]byte(key[n:]))
 }
 
@@ -160,8 +165,8 @@ func without(numbers []uint64, number uint64) []uint64 {
 // last change; of who is neither, nothing. A Leave is Done if the lock was held or
 // waited for.
 func (q *Queues) Apply(op *engine.Op, limit int64) engine.Result {
-	if len(op.Value) < store.OwnerSize {
-		return engine.Result{}
+	if store.CheckOwner(op.Value) != nil || op.Delta < 0 {
+		return engine.Result{} // of a member that is not as it should be
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -232,17 +237,22 @@ func held(token store.Revision, number uint64) engine.Result {
 // these, leaving is as good as gone; more are about to join them.
 func (q *Queues) admits(name string, limit int64, leaving *place, more int64) bool {
 	there := func(p place) bool { return (leaving == nil || *leaving != p) && q.db.Has(p.space, p.key) }
-	if there(place{engine.Locks, name}) {
+	limit = max(limit, 1)
+	if more >= limit || there(place{engine.Locks, name}) {
 		return false
 	}
-	if l := q.lines[name]; l != nil {
-		for _, number := range l.shared {
-			if there(place{engine.Shared, Key(name, number)}) {
-				more++
+	l := q.lines[name]
+	if l == nil || more+int64(len(l.shared)) < limit {
+		return true
+	}
+	for _, number := range l.shared {
+		if there(place{engine.Shared, Key(name, number)}) {
+			if more++; more >= limit {
+				return false
 			}
 		}
 	}
-	return more < max(limit, 1)
+	return true
 }
 
 // grant is who gets a lock next.
@@ -276,26 +286,26 @@ func (q *Queues) next(name string, leaving *place) (all []grant) {
 }
 
 // pass has somebody leave, unless that is nil, and those get the lock who may, in
-// one change of the engine. It returns the revision of the last.
-func (q *Queues) pass(name string, leaving *place) uint64 {
+// one step of the engine. It returns what that has come to.
+func (q *Queues) pass(name string, leaving *place) engine.Result {
 	all := q.next(name, leaving)
 	if leaving == nil && len(all) == 0 {
-		return q.db.Revision()
+		return engine.Result{}
 	}
 	l := q.lines[name]
 	var t engine.Txn
 	replaced := false
-	for i, g := range all {
+	if len(all) > 0 { // they are the first
+		l.waiters = slices.Delete(l.waiters, 0, len(all))
+	}
+	for _, g := range all {
 		set := engine.Op{Kind: engine.Set, Space: engine.Locks, Key: name, Value: g.owner, DeleteIn: g.ttl}
-		if g.limit > 0 {
-			// No number is given twice: each is that of a change to come, and
-			// at least as many come as there are.
-			number := q.db.Revision() + 1 + uint64(i)
-			set.Space, set.Key = engine.Shared, Key(name, number)
-			l.shared = append(l.shared, number)
+		if g.limit > 0 { // under the number that it has waited with
+			set.Space, set.Key = engine.Shared, Key(name, g.waiter)
+			i, _ := slices.BinarySearch(l.shared, g.waiter)
+			l.shared = slices.Insert(l.shared, i, g.waiter)
 		}
 		replaced = replaced || leaving != nil && *leaving == place{set.Space, set.Key}
-		l.waiters = without(l.waiters, g.waiter)
 		t.Then = append(t.Then, set, engine.Op{Kind: engine.Delete, Space: engine.Waiters, Key: Key(name, g.waiter)})
 	}
 	if leaving != nil && !replaced {
@@ -310,9 +320,10 @@ func (q *Queues) pass(name string, leaving *place) uint64 {
 		}
 	}
 	if len(t.Then) == 1 { // nobody waits, which is what most who leave find
-		return q.db.Apply(&t.Then[0], 0).Revision
+		return q.db.Apply(&t.Then[0], 0)
 	}
-	return q.db.Apply(&engine.Op{Kind: engine.Transact, Txn: &t}, 0).Revision
+	res := q.db.Apply(&engine.Op{Kind: engine.Transact, Txn: &t}, 0)
+	return engine.Result{Done: res.Done, Revision: res.Revision}
 }
 
 // find returns where op's owner holds the lock or waits for it.
@@ -337,12 +348,12 @@ func (q *Queues) find(op *engine.Op) (p place, e store.Entry, ok bool) {
 	if op.At != 0 && (look(engine.Waiters, Key(op.Key, op.At)) || look(engine.Shared, Key(op.Key, op.At))) {
 		return p, e, true
 	}
-	for _, number := range l.shared { // who has waited has got another number since
-		if look(engine.Shared, Key(op.Key, number)) {
-			return p, e, true
-		}
-	}
 	if op.At == 0 { // what came of joining is not known
+		for _, number := range l.shared {
+			if look(engine.Shared, Key(op.Key, number)) {
+				return p, e, true
+			}
+		}
 		for _, number := range l.waiters {
 			if look(engine.Waiters, Key(op.Key, number)) {
 				return p, e, true
@@ -354,7 +365,8 @@ func (q *Queues) find(op *engine.Op) (p place, e store.Entry, ok bool) {
 
 // isOf tells whether a holder's value is of the owner of another.
 func isOf(value, owner []byte) bool {
-	return len(value) >= store.OwnerSize && bytes.Equal(value[:store.OwnerSize], owner[:store.OwnerSize])
+	const n = store.OwnerSize
+	return len(value) >= n && len(owner) >= n && bytes.Equal(value[:n], owner[:n])
 }
 
 func (q *Queues) renew(op *engine.Op) engine.Result {
@@ -363,6 +375,9 @@ func (q *Queues) renew(op *engine.Op) engine.Result {
 		return engine.Result{}
 	}
 	res := q.db.Apply(&engine.Op{Kind: engine.RenewIfValue, Space: p.space, Key: p.key, Value: e.Value, DeleteIn: op.DeleteIn}, 0)
+	if !res.Done {
+		return engine.Result{} // a clock has ended it just now
+	}
 	if p.space == engine.Locks {
 		return held(e.Revision, 0)
 	}
@@ -378,7 +393,7 @@ func (q *Queues) leave(op *engine.Op) engine.Result {
 	if !ok {
 		return engine.Result{}
 	}
-	return engine.Result{Done: true, Revision: q.pass(op.Key, &p)}
+	return q.pass(op.Key, &p)
 }
 
 // request is what a waiter asks for, and what its key has as its value.
@@ -396,5 +411,7 @@ func (r request) append(b []byte) []byte {
 
 func parseRequest(b []byte) request {
 	f := field.NewReader(b)
-	return request{limit: f.Int63(), ttl: time.Duration(f.Int63()), owner: f.Rest()}
+	r := request{limit: f.Int63(), ttl: time.Duration(f.Int63())}
+	r.owner = f.Rest()
+	return r
 }

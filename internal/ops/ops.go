@@ -174,8 +174,11 @@ var errForeign = errors.New("dkv: not an operation of a client")
 func check(op *engine.Op) error {
 	switch {
 	case op.Kind.OnLock():
-		if op.Space != engine.Locks || len(op.Value) < store.OwnerSize {
-			return store.ErrBadOwner
+		if op.Space != engine.Locks || op.Delta < 0 {
+			return errForeign
+		}
+		if err := store.CheckOwner(op.Value); err != nil {
+			return err
 		}
 	case op.Kind != engine.Transact && op.Space != engine.Keys:
 		return errForeign

@@ -41,6 +41,8 @@ func TestClientsReachNothingThatLocksAreMadeOf(t *testing.T) {
 		{Kind: engine.Join, Key: "k", Value: owner},
 		{Kind: engine.Leave, Space: engine.Waiters, Key: "k", Value: owner},
 		{Kind: engine.Join, Space: engine.Locks, Key: "k", Value: owner[1:]},
+		{Kind: engine.Join, Space: engine.Locks, Key: "k", Value: make([]byte, store.OwnerSize+store.MaxHolderValue+1)},
+		{Kind: engine.Join, Space: engine.Locks, Key: "k", Value: owner, Delta: -1},
 		txn(engine.Txn{Then: []engine.Op{{Kind: engine.Set, Space: engine.Waiters, Key: "k"}}}),
 		txn(engine.Txn{Else: []engine.Op{{Kind: engine.Get, Space: engine.Locks, Key: "k"}}}),
 		txn(engine.Txn{If: []engine.Cond{{Kind: engine.ValueIs, Space: engine.Locks, Key: "k"}}}),
