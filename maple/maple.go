@@ -19,7 +19,7 @@
 // reminder besides. The longest stall of a Set beside the carrying out of a million
 // deadlines is that of a Set beside any other work: the garbage collector's and the
 // system's time slices; no lock of this package is held for longer than some
-// microseconds.
+// microseconds, but by a transaction, for as much again with each of its keys.
 //
 // In the files: this one has the DB and its reads, record.go what a version of a
 // key is in memory, table.go the hash table, order.go the order of the keys,

@@ -122,7 +122,8 @@ func (r *record) touchValue() {
 }
 
 // revision waits until the record's revision has been drawn, which is a matter of
-// nanoseconds unless its writer has been put aside.
+// nanoseconds, or microseconds in a large transaction, unless its writer has been put
+// aside.
 func (r *record) revision() uint64 {
 	if rev := atomic.LoadUint64(&r.rev); rev != 0 {
 		return rev

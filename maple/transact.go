@@ -27,17 +27,19 @@ func (db *DB) transact(t *engine.Txn, limit int64) engine.Result {
 			touched.add(db, branch[i].Space, branch[i].Key)
 		}
 	}
+	now := db.now()
+	likely := db.hold(t.If, now)
+	fresh := db.records(branchOf(t, likely), now)
+
 	touched.each(db, func(sh *shard) { sh.lock() })
 	defer touched.each(db, func(sh *shard) { sh.mu.Unlock() })
-
-	now := db.now()
 	res := &store.TxnResult{Held: db.hold(t.If, now)}
-	branch := t.Then
-	if !res.Held {
-		branch = t.Else
+	if res.Held != likely {
+		fresh = nil
 	}
+	branch := branchOf(t, res.Held)
 	res.Results = make([]store.OpResult, len(branch))
-	steps, why := db.plan(branch, now, res.Results)
+	steps, why := db.plan(branch, fresh, now, res.Results)
 	if why != engine.NotRefused {
 		return engine.Result{Refusal: why}
 	}
@@ -53,6 +55,27 @@ func (db *DB) transact(t *engine.Txn, limit int64) engine.Result {
 		steps[i].result.Revision = store.Revision(steps[i].next.rev)
 	}
 	return engine.Result{Done: true, Revision: uint64(res.Revision), Txn: res}
+}
+
+func branchOf(t *engine.Txn, held bool) []engine.Op {
+	if held {
+		return t.Then
+	}
+	return t.Else
+}
+
+// records makes the versions that a branch sets, before anything is locked: to copy
+// their values takes a time. Most often the conditions still hold then, or still do
+// not.
+func (db *DB) records(branch []engine.Op, now int64) []*record {
+	fresh := make([]*record, len(branch))
+	for i := range branch {
+		switch branch[i].Kind {
+		case engine.Set, engine.SetIfUnset, engine.SetIfRevision:
+			fresh[i] = db.record(&branch[i], now)
+		}
+	}
+	return fresh
 }
 
 // hold tells whether all conditions hold.
@@ -79,8 +102,9 @@ type step struct {
 	result *store.OpResult
 }
 
-// plan finds out what the operations of a branch come to, and what they change.
-func (db *DB) plan(branch []engine.Op, now int64, results []store.OpResult) (steps []step, why engine.Refusal) {
+// plan finds out what the operations of a branch come to, and what they change. What
+// it sets is fresh, if that is not nil.
+func (db *DB) plan(branch []engine.Op, fresh []*record, now int64, results []store.OpResult) (steps []step, why engine.Refusal) {
 	steps = make([]step, 0, len(branch))
 	read := 0
 	for i := range branch {
@@ -99,7 +123,11 @@ func (db *DB) plan(branch []engine.Op, now int64, results []store.OpResult) (ste
 			}
 			continue
 		}
-		next, res := db.become(op, old, nil, now)
+		var made *record
+		if fresh != nil {
+			made = fresh[i]
+		}
+		next, res := db.become(op, old, made, now)
 		switch {
 		case res.Refusal != engine.NotRefused:
 			return nil, res.Refusal

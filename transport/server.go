@@ -333,6 +333,9 @@ func (s *Server) do(ctx context.Context, req request, scan scanRequest) ([]byte,
 			return nil, command.ErrMalformed
 		}
 		res, err := s.backend.DoOnce(ctx, op, id)
+		if res.Refusal == engine.Unkept {
+			err = nil // the result says it, and the client does not ask again
+		}
 		return appendResult(nil, res), err
 	case methodPoll:
 		p, err := parsePoll(req.arg)

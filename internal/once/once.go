@@ -38,8 +38,14 @@ const (
 	// its client still waits for.
 	MaxPending = 1 << 14
 
-	// maxKept bounds clients and results together.
+	// maxKept bounds the Weight of results, and a client counts as 1. All of them go
+	// into one block of a snapshot.
 	maxKept = 1 << 17
+
+	// maxWeight is that of the heaviest result that is kept, some 64 KiB. A client
+	// that asks again for one that was not is told that the write was made, and no
+	// more.
+	maxWeight = 1 << 10
 )
 
 // ID is what makes a write one write. The zero ID is that of a write that nobody
@@ -58,7 +64,7 @@ type Clients struct {
 	last  uint64 // number that was given last
 	known map[uint64]*list.Element
 	order list.List // of *client, by when they were last heard of
-	kept  int       // clients and results
+	kept  int       // clients and the weights of results
 }
 
 type client struct {
@@ -87,7 +93,16 @@ func (c *Clients) add(cl *client) {
 		c.known = make(map[uint64]*list.Element)
 	}
 	c.known[cl.number] = c.order.PushBack(cl)
-	c.kept += 1 + len(cl.results)
+	c.kept += cl.weight()
+}
+
+// weight is what a client counts for.
+func (cl *client) weight() int {
+	sum := 1
+	for i := range cl.results {
+		sum += Weight(cl.results[i].Result)
+	}
+	return sum
 }
 
 // Do has a write applied, unless it was before, and returns its result.
@@ -105,16 +120,24 @@ func (c *Clients) Do(id ID, now time.Duration, apply func() engine.Result) engin
 	if id.Low > cl.low {
 		cl.low = id.Low
 		over, _ := cl.find(id.Low)
+		for i := range cl.results[:over] {
+			c.kept -= Weight(cl.results[i].Result)
+		}
 		cl.results = slices.Delete(cl.results, 0, over)
-		c.kept -= over
 	}
 	i, found := cl.find(id.Seq)
-	if !found {
-		cl.results = slices.Insert(cl.results, i, result{id.Seq, apply()})
-		c.kept++
-		c.trim()
+	if found {
+		return cl.results[i].Result
 	}
-	return cl.results[i].Result
+	res := apply()
+	kept := res
+	if w := Weight(res); w > maxWeight || w > 1 && cl.weight()+w > maxKept/2 {
+		kept = engine.Result{Refusal: engine.Unkept}
+	}
+	cl.results = slices.Insert(cl.results, i, result{id.Seq, kept})
+	c.kept += Weight(kept)
+	c.trim()
+	return res
 }
 
 // find returns where the result of a write is, or would be.
@@ -141,7 +164,7 @@ func (c *Clients) trim() {
 func (c *Clients) forget(e *list.Element) {
 	cl := c.order.Remove(e).(*client)
 	delete(c.known, cl.number)
-	c.kept -= 1 + len(cl.results)
+	c.kept -= cl.weight()
 }
 
 // Age forgets the clients that have been silent for Window.

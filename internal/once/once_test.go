@@ -132,7 +132,7 @@ func TestTooMuchIsNotKept(t *testing.T) {
 	}
 	sum := 0
 	for e := c.order.Front(); e != nil; e = e.Next() {
-		sum += 1 + len(e.Value.(*client).results)
+		sum += e.Value.(*client).weight()
 	}
 	if sum != c.kept || c.order.Len() != len(c.known) {
 		t.Errorf("%d are kept, %d by count; %d of %d are known", sum, c.kept, len(c.known), c.order.Len())

@@ -1,6 +1,7 @@
 package once
 
 import (
+	"bytes"
 	"encoding/binary"
 	"time"
 
@@ -43,7 +44,21 @@ func AppendResult(b []byte, r engine.Result) []byte {
 	return b
 }
 
-// ReadResult reads what AppendResult has appended. Values alias what is read.
+// Weight is what a result counts for where results are kept: more or less a part in 64
+// of the bytes that it takes.
+func Weight(r engine.Result) int {
+	const share, opShare = 64, 16
+	weight := 1
+	if r.Txn != nil {
+		weight += len(r.Txn.Results) * opShare / share
+		for i := range r.Txn.Results {
+			weight += len(r.Txn.Results[i].Value) / share
+		}
+	}
+	return weight
+}
+
+// ReadResult reads what AppendResult has appended.
 func ReadResult(f *field.Reader) (r engine.Result) {
 	flags := f.Byte()
 	r.Refusal = engine.Refusal(flags >> refusalShift)
@@ -135,7 +150,7 @@ func readTxn(f *field.Reader) *store.TxnResult {
 		}
 		if flags&hasEntry != 0 {
 			r.Expired = flags&isExpired != 0
-			r.Value = f.Bytes(store.MaxTxnRead)
+			r.Value = bytes.Clone(f.Bytes(store.MaxTxnRead)) // which outlives what is read
 			r.ExpireIn, r.DeleteIn = time.Duration(f.Int63()), time.Duration(f.Int63())
 			if r.Expired {
 				if len(r.Value) > 0 {

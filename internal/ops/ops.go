@@ -163,6 +163,7 @@ var refusals = [engine.Refusals]error{
 	engine.Full:       store.ErrFull,
 	engine.NotNumber:  store.ErrNotNumber,
 	engine.OutOfRange: store.ErrOutOfRange,
+	engine.Unkept:     fmt.Errorf("%w: it was made, but what it read has not been kept", store.ErrUnknown),
 	engine.ReadsMuch:  fmt.Errorf("%w: it would read more than %d bytes", store.ErrBadTxn, store.MaxTxnRead),
 }
 

@@ -81,7 +81,8 @@ func (k Kind) HasDelta() bool { return k == Add || k == Join || k == TryJoin }
 // OnLock tells whether an operation of that kind is for internal/lockqueue.
 func (k Kind) OnLock() bool { return Join <= k && k <= Leave }
 
-// Frees tells whether an operation of that kind never makes the state larger.
+// Frees tells whether an operation of that kind never makes the state larger, but for
+// a deadline.
 func (k Kind) Frees() bool {
 	switch k {
 	case Expire, Delete, DeleteIfValue, DeleteIfRevision, RenewIfValue, Get, Renew, Leave:
@@ -230,7 +231,7 @@ type Result struct {
 	// Revision is that of the change, if Done; that which the key has instead, 0
 	// if it is not there, of a SetIfRevision or DeleteIfRevision that is not.
 	Revision uint64
-	Number   int64            // the sum, of an Add that is Done
+	Number   int64            // the sum, of an Add that is Done; who holds a lock or waits for it, of internal/lockqueue
 	Txn      *store.TxnResult // of a Transact that is Done, which need not have changed anything; shared with the engine
 	Refusal  Refusal
 	Done     bool
@@ -247,6 +248,7 @@ const (
 	NotNumber          // the value to add to is not a number
 	OutOfRange         // the sum is not of 64 bits
 	ReadsMuch          // what a transaction reads is more than store.MaxTxnRead
+	Unkept             // it was done, but what came of it was too much to be kept; for stores to say
 	Refusals           // one more than the last
 )
 

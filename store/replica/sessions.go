@@ -56,15 +56,42 @@ func (s sessions) apply(b *command.Batch, apply func(op int) engine.Result) (res
 	}
 	if b.Seq > slot.seq {
 		slot.seq = b.Seq
-		slot.results = make([]engine.Result, len(b.Ops))
+		results = make([]engine.Result, len(b.Ops))
 		for i := range b.Ops {
-			slot.results[i] = apply(i)
+			results[i] = apply(i)
 		}
+		slot.results = keep(results)
+	} else {
+		results = slot.results
 	}
 	for i, low := range b.Low {
 		ses.slots[i].low = max(ses.slots[i].low, low)
 	}
-	return slot.results, true
+	return results, true
+}
+
+// maxKept is the weight, as package once has it, of the results of a batch that are
+// kept: some 1 MiB. A session has to fit a block of a snapshot.
+const maxKept = 1 << 14
+
+// keep returns those of the results that are kept, in case the batch is repeated: it
+// is once in a while, when its proposer has learnt of it from a snapshot.
+func keep(results []engine.Result) []engine.Result {
+	weight := 0
+	for i := range results {
+		weight += once.Weight(results[i])
+	}
+	if weight <= maxKept+len(results) {
+		return results
+	}
+	kept := slices.Clone(results)
+	for i := range kept {
+		if w := once.Weight(kept[i]); w > 1 && weight > maxKept+len(results) {
+			kept[i] = engine.Result{Refusal: engine.Unkept}
+			weight -= w - 1
+		}
+	}
+	return kept
 }
 
 // clone copies what later batches change; results never do.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 
 	"dkv/internal/command"
@@ -130,4 +131,51 @@ func TestQueuesAreTheSameOnAMemberThatHasRecoveredASnapshot(t *testing.T) {
 	if a, b := ahead.Checksum(), behind.Checksum(); a.Sum != b.Sum {
 		t.Errorf("the states differ: %v, %v", a, b)
 	}
+}
+
+// TestResultsOfReadsSurviveASnapshot: they are part of the state, and of as many
+// sessions as there are members.
+func TestResultsOfReadsSurviveASnapshot(t *testing.T) {
+	sim := new(simulated)
+	ahead, behind := sim.start(0), sim.start(0)
+	read := engine.Op{Kind: engine.Transact, Txn: &engine.Txn{Then: []engine.Op{{Kind: engine.Get, Key: "k"}, {Kind: engine.Get, Key: "k"}}}}
+	for member := range uint64(3) {
+		b := command.AppendBatchHeader(nil, command.Batch{Member: member + 1, Incarnation: 1, Seq: 1}, 3)
+		for _, op := range []engine.Op{set("k", fmt.Sprint("the value that member ", member, " has read")), read, read} {
+			b = command.AppendOp(b, &op, once.ID{})
+		}
+		ahead.machine.Update([]sm.Entry{{Index: member + 1, Cmd: b}})
+	}
+	recovered(t, ahead, behind)
+	for member, ses := range ahead.machine.sessions {
+		if want, got := ses.slots[0].results, behind.machine.sessions[member].slots[0].results; !reflect.DeepEqual(got, want) {
+			t.Errorf("member %d: %+v, want %+v", member, got[1].Txn, want[1].Txn)
+		}
+	}
+	if a, b := ahead.Checksum(), behind.Checksum(); a != b {
+		t.Errorf("the states differ: %v, %v", a, b)
+	}
+}
+
+// TestLargeResultsAreNotKept, or a snapshot could not be written; the first who asks
+// gets them.
+func TestLargeResultsAreNotKept(t *testing.T) {
+	sim := new(simulated)
+	m := sim.start(0)
+	value := string(make([]byte, store.MaxTxnRead))
+	batch := command.Batch{Member: 1, Incarnation: 1, Seq: 1, Ops: []engine.Op{set("k", value)}}
+	for range 40 {
+		batch.Ops = append(batch.Ops, engine.Op{Kind: engine.Transact, Txn: &engine.Txn{Then: []engine.Op{{Kind: engine.Get, Key: "k"}}}})
+	}
+	db := m.machine.db.Load()
+	apply := func(i int) engine.Result { return db.Apply(&batch.Ops[i], 0) }
+	first, ok := m.machine.sessions.apply(&batch, apply)
+	if !ok || first[40].Txn == nil || len(first[40].Txn.Results[0].Value) != store.MaxTxnRead {
+		t.Fatal(ok)
+	}
+	again, ok := m.machine.sessions.apply(&batch, func(int) engine.Result { panic("applied twice") })
+	if !ok || again[0] != first[0] || again[1].Refusal != engine.Unkept {
+		t.Fatal(ok, again[0], again[1])
+	}
+	recovered(t, m, sim.start(0))
 }
