@@ -5,6 +5,7 @@
 package command
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"time"
@@ -23,6 +24,10 @@ import (
 // Low has, for each slot, the lowest Seq that the proposer may still want
 // applied: those below it are done or given up. Low[Slot] == Seq.
 //
+// Void has operations of the batches with the numbers Low in other slots: those that
+// nobody waits for any longer, though somebody waits for others of the same batch.
+// They have no effect, unless that batch stands before this one in the log.
+//
 // Applied tells the others how far the proposer was. It is no part of what the
 // batch does: nothing in the state may come from it.
 type Batch struct {
@@ -31,10 +36,18 @@ type Batch struct {
 	Slot        uint64
 	Seq         uint64
 	Low         [MaxSlots]uint64
-	Limit       int64  // of the size that the operations may take the state to, 0 = none
-	Applied     uint64 // index of the last entry that the proposer had applied, 0 = none
+	Void        []Voided // rising
+	Limit       int64    // of the size that the operations may take the state to, 0 = none
+	Applied     uint64   // index of the last entry that the proposer had applied, 0 = none
 	Ops         []engine.Op
 	IDs         []once.ID // of Ops; those behind its end are zero
+}
+
+// Voided is an operation of the batch Low in a slot.
+type Voided struct{ Slot, Op uint64 }
+
+func (v Voided) compare(other Voided) int {
+	return cmp.Or(cmp.Compare(v.Slot, other.Slot), cmp.Compare(v.Op, other.Op))
 }
 
 // ID is that of an operation.
@@ -93,6 +106,11 @@ func AppendBatchHeader(b []byte, batch Batch, n int) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(batch.Limit))
 	b = binary.AppendUvarint(b, batch.Applied)
+	b = binary.AppendUvarint(b, uint64(len(batch.Void)))
+	for _, v := range batch.Void {
+		b = binary.AppendUvarint(b, v.Slot)
+		b = binary.AppendUvarint(b, v.Op)
+	}
 	return binary.AppendUvarint(b, uint64(n))
 }
 
@@ -219,6 +237,7 @@ func Decode(b []byte, e *Entry) error {
 		}
 		e.Batch.Limit = d.Int63()
 		e.Batch.Applied = d.Uvarint()
+		e.Batch.Void = d.voided(e.Batch.Slot)
 		n := d.Uvarint()
 		if n > MaxOps || e.Batch.Slot >= MaxSlots {
 			d.Fail()
@@ -246,6 +265,18 @@ func Decode(b []byte, e *Entry) error {
 
 // decoder takes operations off a log entry.
 type decoder struct{ field.Reader }
+
+// voided reads which operations of batches in other slots than own are void.
+func (d *decoder) voided(own uint64) (all []Voided) {
+	for n := d.Uvarint(); n > 0 && !d.Bad(); n-- {
+		v := Voided{d.Uvarint(), d.Uvarint()}
+		if v.Slot >= MaxSlots || v.Slot == own || v.Op >= MaxOps || len(all) > 0 && all[len(all)-1].compare(v) >= 0 {
+			d.Fail()
+		}
+		all = append(all, v)
+	}
+	return all
+}
 
 func (d *decoder) op() (op engine.Op, id once.ID) {
 	kind := d.Byte()

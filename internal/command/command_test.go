@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -113,6 +114,11 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 			in.Low[i] = rapid.Uint64().Draw(t, "low")
 		}
 		in.Low[in.Slot] = in.Seq
+		for slot := range uint64(MaxSlots) {
+			if op := rapid.Uint64Range(0, MaxOps-2).Draw(t, "void"); slot != in.Slot && op%3 == 0 {
+				in.Void = append(in.Void, Voided{slot, op}, Voided{slot, op + 1})
+			}
+		}
 		for range rapid.IntRange(0, 5).Draw(t, "n") {
 			if rapid.IntRange(0, 9).Draw(t, "enrols") == 0 {
 				in.Ops = append(in.Ops, engine.Op{})
@@ -129,7 +135,7 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 		got := e.Batch
 		if e.IsTick || got.Member != in.Member || got.Incarnation != in.Incarnation ||
 			got.Slot != in.Slot || got.Seq != in.Seq || got.Low != in.Low || got.Limit != in.Limit ||
-			got.Applied != in.Applied || len(got.Ops) != len(in.Ops) {
+			got.Applied != in.Applied || !slices.Equal(got.Void, in.Void) || len(got.Ops) != len(in.Ops) {
 			t.Fatalf("got %+v, want %+v", got, in)
 		}
 		for i, op := range got.Ops {
@@ -199,6 +205,10 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		"unknown slot":                 appendBatch(Batch{Slot: MaxSlots, Low: [MaxSlots]uint64{1}}),
 		"negative limit":               AppendBatchHeader(nil, Batch{Seq: 1, Limit: -1}, 0),
 		"too many":                     AppendBatchHeader(nil, Batch{Seq: 1}, MaxOps+1),
+		"void in its own slot":         AppendBatchHeader(nil, Batch{Slot: 1, Seq: 1, Void: []Voided{{1, 0}}}, 0),
+		"void in no slot":              AppendBatchHeader(nil, Batch{Seq: 1, Void: []Voided{{MaxSlots, 0}}}, 0),
+		"void twice":                   AppendBatchHeader(nil, Batch{Seq: 1, Void: []Voided{{1, 5}, {1, 5}}}, 0),
+		"void beyond a batch":          AppendBatchHeader(nil, Batch{Seq: 1, Void: []Voided{{1, MaxOps}}}, 0),
 		"no kind":                      append(AppendBatchHeader(nil, Batch{Seq: 1}, 1), 0, 0, 1, 'k'),
 		"enrols no nonce":              appendBatch(Batch{Seq: 1, Ops: []engine.Op{{}}}),
 		"no client":                    identified(once.ID{Nonce: 1, Seq: 1, Low: 1}),

@@ -23,7 +23,7 @@ const (
 	maxBatchBytes = 1 << 20 // one operation may be larger
 
 	// readShare is what a read in a transaction counts for in a batch, whatever
-	// it finds: results are kept until the next batch, and part of snapshots.
+	// it finds, so that the results of a batch do not take too much at a time.
 	readShare = 16 << 10
 )
 
@@ -84,7 +84,7 @@ type call struct {
 // flight is a batch under way. What can change is under batcher.mu.
 type flight struct {
 	seq     uint64
-	calls   []*call
+	calls   []*call       // by number of the operation
 	waiting int           // calls that are not given up
 	exposed bool          // an attempt may have had its effect, or have it yet
 	over    bool          // the calls have their results, or nobody waits for them
@@ -211,7 +211,7 @@ func (b *batcher) work(slot uint64) {
 		seq++
 	}
 	for ; ; seq++ {
-		f, batch, low := b.take(slot, seq)
+		f, batch, low, void := b.take(slot, seq)
 		if f == nil {
 			return
 		}
@@ -222,6 +222,7 @@ func (b *batcher) work(slot uint64) {
 			Slot:        slot,
 			Seq:         seq,
 			Low:         low,
+			Void:        void,
 			Limit:       b.limit,
 			Applied:     b.progress(),
 		}, len(batch))
@@ -237,25 +238,25 @@ func (b *batcher) work(slot uint64) {
 
 // take waits until something is queued and makes a batch of it. It returns the
 // calls too, because the flight drops them as soon as all are given up. It
-// returns nil when the batcher is closed and the queue is empty. low is as
-// command.Batch has it.
-func (b *batcher) take(slot, seq uint64) (f *flight, batch []*call, low [command.MaxSlots]uint64) {
+// returns nil when the batcher is closed and the queue is empty. low and void are as
+// command.Batch has them.
+func (b *batcher) take(slot, seq uint64) (f *flight, batch []*call, low [command.MaxSlots]uint64, void []command.Voided) {
 	for {
 		b.mu.Lock()
 		if len(b.mu.queue) > 0 {
 			f = b.takeLocked(seq)
 			batch = f.calls
 			b.mu.flying[slot] = f
-			low = b.lowLocked()
+			low, void = b.lowLocked()
 			b.mu.Unlock()
 			if len(batch) == 0 {
 				continue // all had been given up
 			}
-			return f, batch, low
+			return f, batch, low, void
 		}
 		if b.mu.closed {
 			b.mu.Unlock()
-			return nil, nil, low
+			return nil, nil, low, nil
 		}
 		filled := b.mu.filled
 		b.mu.Unlock()
@@ -290,8 +291,9 @@ func (b *batcher) takeLocked(seq uint64) *flight {
 	return f
 }
 
-// lowLocked is the lowest sequence number of each slot that somebody may wait for.
-func (b *batcher) lowLocked() (low [command.MaxSlots]uint64) {
+// lowLocked is the lowest sequence number of each slot that somebody may wait for, and
+// which operations of those nobody does.
+func (b *batcher) lowLocked() (low [command.MaxSlots]uint64, void []command.Voided) {
 	for slot, f := range b.mu.flying {
 		switch {
 		case f == nil:
@@ -299,9 +301,17 @@ func (b *batcher) lowLocked() (low [command.MaxSlots]uint64) {
 			low[slot] = f.seq + 1
 		default:
 			low[slot] = f.seq
+			if f.waiting == len(f.calls) {
+				continue
+			}
+			for i, c := range f.calls {
+				if c.givenUp {
+					void = append(void, command.Voided{Slot: uint64(slot), Op: uint64(i)})
+				}
+			}
 		}
 	}
-	return low
+	return low, void
 }
 
 func (b *batcher) drawnLocked() {

@@ -26,9 +26,10 @@ import (
 // of an earlier incarnation, whose process has ended.
 //
 // Each batch also tells which batches of the other slots have been given up, so
-// that none of those has an effect any longer once this one has. A caller that
-// does not know the outcome of one write and goes on to another can rely on it:
-// when the second is acknowledged, the first has happened or never will.
+// that none of those has an effect any longer once this one has; and of one that
+// others still wait for, which operations have been. A caller that does not know the
+// outcome of one write and goes on to another can rely on it: when the second is
+// acknowledged, the first has happened or never will.
 type sessions map[uint64]*session
 
 type session struct {
@@ -37,8 +38,9 @@ type session struct {
 }
 
 type slotState struct {
-	seq     uint64 // 0: no batch yet
-	low     uint64 // batches with a lower Seq are refused
+	seq     uint64   // 0: no batch yet
+	low     uint64   // batches with a lower Seq are refused
+	void    []uint64 // operations of the batch low, if it is to come, that have been given up; rising
 	results []engine.Result
 }
 
@@ -58,16 +60,35 @@ func (s sessions) apply(b *command.Batch, apply func(op int) engine.Result) (res
 		slot.seq = b.Seq
 		results = make([]engine.Result, len(b.Ops))
 		for i := range b.Ops {
-			results[i] = apply(i)
+			if _, void := slices.BinarySearch(slot.void, uint64(i)); void && b.Seq == slot.low {
+				results[i].Refusal = engine.Forgotten
+			} else {
+				results[i] = apply(i)
+			}
 		}
-		slot.results = keep(results)
+		slot.results, slot.void = keep(results), nil
 	} else {
 		results = slot.results
 	}
 	for i, low := range b.Low {
-		ses.slots[i].low = max(ses.slots[i].low, low)
+		if s := &ses.slots[i]; low > s.low {
+			s.low, s.void = low, nil
+		}
+	}
+	for _, v := range b.Void {
+		ses.slots[v.Slot].giveUp(b.Low[v.Slot], v.Op)
 	}
 	return results, true
+}
+
+// giveUp has an operation of a batch have no effect, unless it has had it.
+func (s *slotState) giveUp(seq, op uint64) {
+	if seq != s.low || seq <= s.seq {
+		return
+	}
+	if i, found := slices.BinarySearch(s.void, op); !found {
+		s.void = slices.Insert(slices.Clone(s.void), i, op) // clones share it
+	}
 }
 
 // maxKept is the weight, as package once has it, of the results of a batch that are
@@ -143,6 +164,10 @@ func (ses *session) append(b []byte, member uint64) []byte {
 	for _, slot := range ses.slots {
 		b = binary.AppendUvarint(b, slot.seq)
 		b = binary.AppendUvarint(b, slot.low)
+		b = binary.AppendUvarint(b, uint64(len(slot.void)))
+		for _, op := range slot.void {
+			b = binary.AppendUvarint(b, op)
+		}
 		b = binary.AppendUvarint(b, uint64(len(slot.results)))
 		for _, r := range slot.results {
 			b = once.AppendResult(b, r)
@@ -211,6 +236,13 @@ func readSession(b []byte) (member uint64, ses *session, ok bool) {
 		slot := &ses.slots[i]
 		slot.seq = u.Uvarint()
 		slot.low = u.Uvarint()
+		for n := u.Uvarint(); n > 0 && !u.Bad(); n-- {
+			op := u.Uvarint()
+			if op >= command.MaxOps || len(slot.void) > 0 && op <= slot.void[len(slot.void)-1] {
+				return 0, nil, false
+			}
+			slot.void = append(slot.void, op)
+		}
 		n := u.Uvarint()
 		if n > command.MaxOps {
 			return 0, nil, false

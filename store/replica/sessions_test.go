@@ -21,7 +21,8 @@ import (
 type naive struct {
 	newest  map[uint64]uint64 // incarnation by member
 	applied map[batchID][]engine.Result
-	given   map[batchID]bool // given up by its proposer
+	given   map[batchID]bool            // given up by its proposer
+	void    map[batchID]map[uint64]bool // operations that were, of one that was not
 	db      engine.Engine
 }
 
@@ -46,24 +47,38 @@ func (n *naive) apply(b *command.Batch) (results []engine.Result, ok bool) {
 			n.given[batchID{b.Member, b.Incarnation, uint64(slot), seq}] = true
 		}
 	}
+	defer func() {
+		for _, v := range b.Void {
+			id := batchID{b.Member, b.Incarnation, v.Slot, b.Low[v.Slot]}
+			if n.void[id] == nil {
+				n.void[id] = make(map[uint64]bool)
+			}
+			n.void[id][v.Op] = true
+		}
+	}()
 	if results, again := n.applied[id]; again {
 		return results, true
 	}
 	for i := range b.Ops {
-		results = append(results, n.db.Apply(&b.Ops[i], b.Limit))
+		if n.void[id][uint64(i)] {
+			results = append(results, engine.Result{Refusal: engine.Forgotten})
+		} else {
+			results = append(results, n.db.Apply(&b.Ops[i], b.Limit))
+		}
 	}
 	n.applied[id] = results
 	return results, true
 }
 
 func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
-	var again, refused, loads int
+	var again, refused, loads, void int
 	checkMany(t, func(t *rapid.T) {
 		db, ses := maple.Factory.New(engine.Options{}), make(sessions)
 		twin := &naive{
 			newest:  make(map[uint64]uint64),
 			applied: make(map[batchID][]engine.Result),
 			given:   make(map[batchID]bool),
+			void:    make(map[batchID]map[uint64]bool),
 			db:      maple.New(engine.Options{}),
 		}
 		for range rapid.IntRange(1, 60).Draw(t, "batches") {
@@ -82,6 +97,11 @@ func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
 			b.Limit = rapid.SampledFrom([]int64{0, 1, 1 << 20}).Draw(t, "limit")
 			b.Low[b.Slot] = b.Seq
 			b.Low[1-b.Slot] = rapid.Uint64Range(0, 4).Draw(t, "low")
+			for op := range uint64(3) {
+				if rapid.IntRange(0, 3).Draw(t, "void") == 0 {
+					b.Void = append(b.Void, command.Voided{Slot: 1 - b.Slot, Op: op})
+				}
+			}
 			for range rapid.IntRange(0, 3).Draw(t, "operations") {
 				b.Ops = append(b.Ops, engine.Op{
 					Kind: rapid.SampledFrom([]engine.Kind{engine.Set, engine.SetIfUnset, engine.Delete}).Draw(t, "kind"),
@@ -102,6 +122,11 @@ func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
 			if !bytes.Equal(copied.bytes(), frozenBytes) {
 				t.Fatalf("%v changed a clone", b)
 			}
+			for _, r := range got {
+				if r.Refusal == engine.Forgotten {
+					void++
+				}
+			}
 			switch {
 			case !ok:
 				refused++
@@ -116,8 +141,8 @@ func TestSessionsDoWhatOneThatForgetsNothingDoes(t *testing.T) {
 			t.Fatal("the states differ")
 		}
 	})
-	if again == 0 || refused == 0 || loads == 0 {
-		t.Errorf("%d repetitions, %d refusals, %d loads", again, refused, loads)
+	if again == 0 || refused == 0 || loads == 0 || void == 0 {
+		t.Errorf("%d repetitions, %d refusals, %d loads, %d void operations", again, refused, loads, void)
 	}
 }
 
