@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"dkv/internal/command"
@@ -23,6 +24,7 @@ type enrolment struct {
 	low   uint64                // lowest that somebody waits for; next if nobody does
 	over  [once.MaxPending]bool // by number: nobody waits for it, though it is above low
 	moved chan struct{}         // closed and replaced when low rises while somebody waits for it, else nil
+	gone  []uint64              // writes that were given up, and may have an effect yet
 }
 
 // begin numbers a write. It waits while too many are under way.
@@ -61,6 +63,52 @@ func (e *enrolment) end(id once.ID) {
 			e.moved = nil
 		}
 	}
+}
+
+// giveUp is called when a write was given up without its outcome being known.
+func (e *enrolment) giveUp(id once.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.gone = append(e.gone, id.Seq)
+}
+
+// oldest is the oldest write that was given up and is not told to be by the Low of
+// those to come. ok is false if there is none.
+func (e *enrolment) oldest() (id once.ID, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.gone = slices.DeleteFunc(e.gone, func(seq uint64) bool { return seq < e.low })
+	if len(e.gone) == 0 {
+		return once.ID{}, false
+	}
+	seq := slices.Min(e.gone)
+	return once.ID{Client: e.client, Nonce: e.nonce, Seq: seq, Low: min(e.low, seq)}, true
+}
+
+// voided is called when a write that was given up has no effect any longer.
+func (e *enrolment) voided(id once.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.gone = slices.DeleteFunc(e.gone, func(seq uint64) bool { return seq == id.Seq })
+}
+
+// settle has the writes that were given up be void, before another is made: when that
+// is acknowledged, they have happened or never will.
+func (c *Client) settle(ctx context.Context, e *enrolment) error {
+	for id, ok := e.oldest(); ok; id, ok = e.oldest() {
+		if _, _, err := c.write(ctx, &engine.Op{Kind: engine.Void}, id); err != nil {
+			switch {
+			case store.KindOf(err) != store.KindUnknown:
+			case ctx.Err() != nil: // nothing is known of the void one; the caller's was not sent
+				err = ops.Ended(store.ErrUnavailable, ctx)
+			default:
+				err = store.ErrClosed
+			}
+			return err
+		}
+		e.voided(id)
+	}
+	return nil
 }
 
 // enrolled returns the client's enrolment, and enrols it if it has none.
@@ -107,11 +155,17 @@ func (c *Client) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Resu
 		if err != nil {
 			return engine.Result{}, err
 		}
+		if err := c.settle(ctx, e); err != nil {
+			return engine.Result{}, err
+		}
 		id, err := e.begin(ctx)
 		if err != nil {
 			return engine.Result{}, err
 		}
 		res, exposed, err := c.write(ctx, op, id)
+		if store.KindOf(err) == store.KindUnknown {
+			e.giveUp(id)
+		}
 		e.end(id)
 		switch {
 		case err != nil || res.Refusal != engine.Forgotten:

@@ -14,6 +14,7 @@ import (
 
 	"dkv/internal/clock"
 	"dkv/internal/once"
+	"dkv/lock"
 	"dkv/store"
 	"dkv/store/engine"
 	"dkv/store/local"
@@ -182,5 +183,67 @@ func TestNumbersOfWritesAreBounded(t *testing.T) {
 	e.end(ids[0])
 	if id := <-began; id.Seq != once.MaxPending+1 || id.Low != id.Seq {
 		t.Fatalf("%v", id)
+	}
+}
+
+// held is a store to which operations come late, as over a network that has kept them.
+type held struct {
+	Backend
+	first   atomic.Int64 // so many are kept
+	goOn    chan struct{}
+	arrived sync.WaitGroup
+}
+
+func (h *held) DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Result, error) {
+	if op.Kind != engine.Void && h.first.Add(-1) >= 0 {
+		defer h.arrived.Done()
+		<-h.goOn
+		ctx = context.Background()
+	}
+	return h.Backend.DoOnce(ctx, op, id)
+}
+
+// TestWriteThatWasGivenUpHasNoEffectAfterALaterOne, though the client still waits for
+// one that is older than both.
+func TestWriteThatWasGivenUpHasNoEffectAfterALaterOne(t *testing.T) {
+	ctx := background(t)
+	s := local.Open(local.Options{})
+	defer s.Close()
+	h := &held{Backend: s, goOn: make(chan struct{})}
+	h.first.Store(2)
+	h.arrived.Add(2)
+	server := NewServer(h)
+	l, err := Listen("tcp://127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Start(l)
+	defer server.Close()
+	c := connect(t, "tcp://"+l.Addr().String())
+	locks := lock.New(c)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		if err := c.Set(ctx, "k", nil); err != nil {
+			t.Error(err)
+		}
+	})
+	for h.first.Load() == 2 {
+		time.Sleep(time.Millisecond)
+	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	owner, _, err := locks.Acquire(short, "x", lock.Forever)
+	if !errors.Is(err, store.ErrUnknown) {
+		t.Fatal(err)
+	}
+	if ok, err := locks.Release(ctx, "x", owner); ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	close(h.goOn)
+	h.arrived.Wait()
+	waiting.Wait()
+	info, err := s.Info(ctx)
+	if err != nil || info.Locks != 0 || info.Keys != 1 {
+		t.Fatalf("%+v, %v; want no lock and one key", info, err)
 	}
 }

@@ -134,8 +134,11 @@ func AppendOp(b []byte, op *engine.Op, id once.ID) []byte {
 	} else {
 		b = append(b, kind)
 	}
-	if op.Kind == engine.Transact {
+	switch op.Kind {
+	case engine.Transact:
 		return appendTxn(b, op.Txn)
+	case engine.Void:
+		return b
 	}
 	b = append(b, byte(op.Space))
 	b = appendBytes(b, op.Key)
@@ -296,6 +299,11 @@ func (d *decoder) op() (op engine.Op, id once.ID) {
 	switch kind {
 	case byte(engine.Transact):
 		return engine.Op{Kind: engine.Transact, Txn: d.txn()}, id
+	case byte(engine.Void):
+		if id == (once.ID{}) {
+			d.Fail()
+		}
+		return engine.Op{Kind: engine.Void}, id
 	case byte(engine.Get):
 		d.Fail() // it stands in transactions only
 	}
@@ -326,7 +334,7 @@ func (d *decoder) single(kind byte) (op engine.Op) {
 			d.Fail()
 		}
 	}
-	if op.Kind == 0 || op.Kind >= engine.Kinds || op.Kind == engine.Transact {
+	if op.Kind == 0 || op.Kind >= engine.Kinds || op.Kind == engine.Transact || op.Kind == engine.Void {
 		d.Fail()
 	}
 	if !d.Bad() {

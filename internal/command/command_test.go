@@ -20,7 +20,7 @@ import (
 func genOp(t *rapid.T, inTxn bool) engine.Op {
 	kind := engine.Kind(rapid.IntRange(1, int(engine.Kinds)-1).Draw(t, "kind"))
 	switch {
-	case inTxn && (kind == engine.Transact || kind.OnLock()), kind == engine.Get && !inTxn:
+	case inTxn && (kind == engine.Transact || kind.OnLock()), kind == engine.Get && !inTxn, kind == engine.Void:
 		kind = engine.Delete
 	case kind == engine.Transact:
 		return engine.Op{Kind: kind, Txn: genTxn(t)}
@@ -125,8 +125,11 @@ func TestBatchReadsBackAsItWasWritten(t *testing.T) {
 				in.IDs = append(in.IDs, once.ID{Nonce: rapid.Uint64Min(1).Draw(t, "nonce")})
 				continue
 			}
-			in.Ops = append(in.Ops, genOp(t, false))
-			in.IDs = append(in.IDs, genID(t))
+			op, id := genOp(t, false), genID(t)
+			if id != (once.ID{}) && rapid.IntRange(0, 9).Draw(t, "void") == 0 {
+				op = engine.Op{Kind: engine.Void}
+			}
+			in.Ops, in.IDs = append(in.Ops, op), append(in.IDs, id)
 		}
 		var e Entry
 		if err := Decode(appendBatch(in), &e); err != nil {
@@ -226,6 +229,8 @@ func TestMalformedEntriesAreRefused(t *testing.T) {
 		"deadlines of other":           appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Delete, Key: "k", ExpireIn: 1}}}),
 		"transaction in a transaction": appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Transact, Txn: new(engine.Txn)})}}),
 		"lock in a transaction":        appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Leave, Key: "k"})}}),
+		"void of nobody":               appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Void}}}),
+		"void in a transaction":        appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Void})}}),
 		"read of its own":              appendBatch(Batch{Seq: 1, Ops: []engine.Op{{Kind: engine.Get, Key: "k"}}}),
 		"written twice":                appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(engine.Op{Kind: engine.Set, Key: "k"}, engine.Op{Kind: engine.Delete, Key: "k"})}}),
 		"written twice among many":     appendBatch(Batch{Seq: 1, Ops: []engine.Op{txn(append(many(100), many(1)...)...)}}),

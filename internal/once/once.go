@@ -7,7 +7,9 @@
 // write the client tells the lowest number that it still waits for, so results
 // are kept no longer than somebody may ask for them; and a write below that is
 // refused, so that one that was given up has no effect any longer once a later
-// one has.
+// one has. If there are others between, for which it still waits, the client says of
+// the one that it is void ([engine.Void], with the ID of that), before it goes on: that
+// is kept as the result, unless there is one.
 //
 // Clients that have been silent for [Window] are forgotten, and before that the
 // one that has been silent longest, if too much is kept. What they send is refused
@@ -105,7 +107,8 @@ func (cl *client) weight() int {
 	return sum
 }
 
-// Do has a write applied, unless it was before, and returns its result.
+// Do has a write applied, unless it was before, and returns its result. That of a void
+// one is that it is Forgotten.
 func (c *Clients) Do(id ID, now time.Duration, apply func() engine.Result) engine.Result {
 	e := c.known[id.Client]
 	if e == nil || e.Value.(*client).nonce != id.Nonce {
@@ -233,7 +236,7 @@ func Read(b []byte) (c *Clients, ok bool) {
 		for range u.Uvarint() {
 			r := result{seq: u.Uvarint()}
 			r.Result = ReadResult(&u)
-			if u.Bad() || r.seq < seq || r.Refusal == engine.Forgotten {
+			if u.Bad() || r.seq < seq {
 				return nil, false
 			}
 			seq = r.seq + 1

@@ -48,6 +48,13 @@ func TestWhatIsRepeatedIsAppliedOnce(t *testing.T) {
 					}).Draw(t, "result")
 				})
 				switch {
+				case again && before.Refusal == engine.Forgotten:
+					if applied || got.Refusal != engine.Forgotten {
+						t.Fatalf("%v is void, and comes to %v", id, got)
+					}
+					if c.known[id.Client] != nil && id.Seq >= low[i] {
+						low[i] = max(low[i], id.Low)
+					}
 				case got.Refusal == engine.Forgotten:
 					refused++
 					if applied {
@@ -72,6 +79,26 @@ func TestWhatIsRepeatedIsAppliedOnce(t *testing.T) {
 				}
 				if got.Refusal != engine.Forgotten {
 					low[i] = max(low[i], id.Low)
+				}
+			},
+			"void": func(t *rapid.T) {
+				if len(enrolled) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(enrolled)-1).Draw(t, "client")
+				id := enrolled[i]
+				id.Seq = low[i] + rapid.Uint64Range(0, 3).Draw(t, "above")
+				id.Low = low[i]
+				w := write{id.Client, id.Seq}
+				before, done := first[w]
+				got := c.Do(id, now, func() engine.Result { return engine.Result{Refusal: engine.Forgotten} })
+				switch {
+				case got.Refusal != engine.Forgotten && (!done || got != before):
+					t.Fatalf("void %v: %v, want %v", id, got, before)
+				case got.Refusal == engine.Forgotten && done && before.Refusal != engine.Forgotten && c.known[id.Client] != nil:
+					t.Fatalf("%v was made, and is void", id)
+				case c.known[id.Client] != nil && !done:
+					first[w] = got
 				}
 			},
 			"another's nonce": func(t *rapid.T) {

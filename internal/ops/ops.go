@@ -148,7 +148,12 @@ func (w Writes) write(ctx context.Context, op engine.Op) (engine.Result, error) 
 // DoOnce does an operation of a client that may repeat it. It has had no effect if
 // it is Forgotten. What a transaction has read is shared with the store.
 func (w Writes) DoOnce(ctx context.Context, op engine.Op, id once.ID) (res engine.Result, err error) {
-	if err := cmp.Or(check(&op), CheckContext(ctx)); err != nil {
+	if op.Kind == engine.Void && id != (once.ID{}) {
+		err = CheckContext(ctx)
+	} else {
+		err = cmp.Or(check(&op), CheckContext(ctx))
+	}
+	if err != nil {
 		return engine.Result{}, err
 	}
 	res, err = w.do(ctx, &op, id)
@@ -174,6 +179,8 @@ var errForeign = errors.New("dkv: not an operation of a client")
 // check returns the error of an operation that no store does.
 func check(op *engine.Op) error {
 	switch {
+	case op.Kind == engine.Void:
+		return errForeign
 	case op.Kind.OnLock():
 		if op.Space != engine.Locks || op.Delta < 0 {
 			return errForeign

@@ -45,6 +45,10 @@ const (
 	Renew   // gives the lock, or the waiting for it, a new deadline
 	Leave   // gives the lock up, or the waiting for it
 
+	// Void stands for an operation of a client that it has given up; see package
+	// once. It has nothing but an ID, and no engine gets it.
+	Void
+
 	Kinds // one more than the last
 )
 
@@ -85,7 +89,7 @@ func (k Kind) OnLock() bool { return Join <= k && k <= Leave }
 // a deadline.
 func (k Kind) Frees() bool {
 	switch k {
-	case Expire, Delete, DeleteIfValue, DeleteIfRevision, RenewIfValue, Get, Renew, Leave:
+	case Expire, Delete, DeleteIfValue, DeleteIfRevision, RenewIfValue, Get, Renew, Leave, Void:
 		return true
 	}
 	return false

@@ -92,6 +92,9 @@ func (s *Store) do(_ context.Context, op *engine.Op, id once.ID) (engine.Result,
 }
 
 func (s *Store) apply(op *engine.Op) engine.Result {
+	if op.Kind == engine.Void {
+		return engine.Result{Refusal: engine.Forgotten}
+	}
 	if op.Kind.OnLock() {
 		res := s.locks.Apply(op, s.limit)
 		s.reaper.arm() // whoever got the lock may have a deadline

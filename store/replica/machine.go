@@ -161,7 +161,10 @@ func (m *machine) applyOp(db engine.Engine, b *command.Batch, i int) engine.Resu
 }
 
 func (m *machine) do(db engine.Engine, op *engine.Op, limit int64) engine.Result {
-	if op.Kind.OnLock() {
+	switch {
+	case op.Kind == engine.Void:
+		return engine.Result{Refusal: engine.Forgotten}
+	case op.Kind.OnLock():
 		return m.locks.Apply(op, limit)
 	}
 	return db.Apply(op, limit)
