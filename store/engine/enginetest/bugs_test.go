@@ -83,7 +83,7 @@ func TestEveryCheckCatchesABug(t *testing.T) {
 // them to files.
 func setRapid(t *testing.T) {
 	for name, value := range map[string]string{
-		"rapid.checks": "1000", "rapid.steps": "60", "rapid.nofailfile": "true", "rapid.shrinktime": "0s",
+		"rapid.checks": "2000", "rapid.steps": "60", "rapid.nofailfile": "true", "rapid.shrinktime": "0s",
 	} {
 		f := flag.Lookup(name)
 		before := f.Value.String()

@@ -162,7 +162,7 @@ var transactionBugs = []bug{
 			return res
 		}
 	}},
-	{name: "AddWraps", caughtBy: []string{byAnyWalk}, plant: func(b *broken) {
+	{name: "AddWraps", caughtBy: []string{"SumThatDoesNotFit"}, plant: func(b *broken) {
 		b.apply = func(op *engine.Op, limit int64) engine.Result {
 			res := b.naive.Apply(op, limit)
 			if value, ok := b.Get(op.Space, op.Key); ok && res.Refusal == engine.OutOfRange && op.Kind == engine.Add {
@@ -223,9 +223,11 @@ var transactionBugs = []bug{
 		b.apply = func(op *engine.Op, limit int64) engine.Result {
 			res := b.naive.Apply(op, limit)
 			if op.Kind == engine.Transact && res.Refusal == engine.NotNumber {
-				for i := range op.Txn.Then {
-					if op.Txn.Then[i].Kind == engine.Set {
-						b.naive.Apply(&op.Txn.Then[i], 0)
+				for _, branch := range [][]engine.Op{op.Txn.Then, op.Txn.Else} {
+					for i := range branch {
+						if branch[i].Kind == engine.Set || branch[i].Kind == engine.Delete {
+							b.naive.Apply(&branch[i], 0)
+						}
 					}
 				}
 			}

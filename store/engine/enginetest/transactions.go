@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"sync/atomic"
@@ -40,6 +41,34 @@ var transactionChecks = []check{
 		for rev := range told[1:] {
 			if told[rev+1].Load() == nil {
 				t.Errorf("change %d is not told of", rev+1)
+			}
+		}
+	}},
+	{"SumThatDoesNotFitChangesNothing", func(t rapid.TB, f engine.Factory) {
+		for _, c := range []struct {
+			value string
+			delta int64
+			why   engine.Refusal
+		}{
+			{"9223372036854775807", 1, engine.OutOfRange},
+			{"9223372036854775800", math.MaxInt64, engine.OutOfRange},
+			{"-9223372036854775808", -1, engine.OutOfRange},
+			{"-1", math.MinInt64, engine.OutOfRange},
+			{"9223372036854775808", -1, engine.NotNumber},
+			{"1.5", 1, engine.NotNumber},
+			{"", 1, engine.NotNumber},
+			{"9223372036854775806", 1, engine.NotRefused},
+			{"0", math.MinInt64, engine.NotRefused},
+		} {
+			e := f.New(standing())
+			set(e, "k", c.value, 0, 0)
+			res := e.Apply(&engine.Op{Kind: engine.Add, Key: "k", Delta: c.delta}, 0)
+			value, _ := e.Get(engine.Keys, "k")
+			if res.Refusal != c.why || res.Done != (c.why == engine.NotRefused) {
+				t.Errorf("%q and %d: %+v, want %d", c.value, c.delta, res, c.why)
+			}
+			if changed := string(value) != c.value || e.Revision() != 1; changed != res.Done {
+				t.Errorf("%q and %d: %+v leaves %q", c.value, c.delta, res, value)
 			}
 		}
 	}},

@@ -56,7 +56,13 @@ func Walk(f engine.Factory, ticks bool, unit time.Duration) func(*rapid.T) {
 // which tell orders of keys apart.
 var walkKeys = []string{"a", "a\x00", "aa", "b", "c", "dd", "\x00", "\xff", "\xff\xfe", "0123456789abcdef"}
 
-var walkValues = []string{"", "x", "xx", "xy", "7", "-3", "9223372036854775800", "a value of some length", string(make([]byte, 300))}
+var walkValues = []string{"", "x", "xx", "xy", "xyz", "7", "8", "-3", "9223372036854775800", "a value of some length", string(make([]byte, 300))}
+
+// walkSpaces has the first more often, so that much happens to one key.
+var walkSpaces = []engine.Space{
+	engine.Keys, engine.Keys, engine.Keys, engine.Keys, engine.Keys, engine.Keys,
+	engine.Locks, engine.Locks, engine.Shared, engine.Waiters,
+}
 
 // walk is one random walk.
 type walk struct {
@@ -139,7 +145,7 @@ func (w *walk) op(t *rapid.T, kinds ...engine.Kind) engine.Op {
 	if op.Kind.HasValue() {
 		op.Value = []byte(rapid.SampledFrom(walkValues).Draw(t, "value"))
 		compares := op.Kind == engine.DeleteIfValue || op.Kind == engine.RenewIfValue
-		if compares && there && rapid.Bool().Draw(t, "its value") {
+		if compares && there && rapid.IntRange(0, 2).Draw(t, "its value") > 0 {
 			op.Value = e.Value
 		}
 	}
@@ -157,19 +163,19 @@ func (w *walk) op(t *rapid.T, kinds ...engine.Kind) engine.Op {
 }
 
 func (w *walk) place(t *rapid.T) (engine.Space, string) {
-	space := engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space"))
+	space := rapid.SampledFrom(walkSpaces).Draw(t, "space")
 	return space, rapid.SampledFrom(w.keys).Draw(t, "key")
 }
 
 // revision is most often that of the entry e, which may not be there.
 func (w *walk) revision(t *rapid.T, e store.Entry) uint64 {
-	more := rapid.SampledFrom([]uint64{0, 0, 0, 1, math.MaxUint64}).Draw(t, "more")
-	return uint64(e.Revision) + more
+	rev := uint64(e.Revision)
+	return rapid.SampledFrom([]uint64{rev, rev, rev, rev + 1, rev - 1, 0}).Draw(t, "revision")
 }
 
 var (
 	writeKinds  = []engine.Kind{engine.Set, engine.Set, engine.SetIfUnset, engine.SetIfRevision}
-	changeKinds = []engine.Kind{engine.Expire, engine.Delete, engine.DeleteIfValue, engine.DeleteIfRevision, engine.RenewIfValue, engine.Add}
+	changeKinds = []engine.Kind{engine.Expire, engine.Delete, engine.DeleteIfValue, engine.DeleteIfRevision, engine.RenewIfValue, engine.Add, engine.Add}
 	singleKinds = slices.Concat(writeKinds, changeKinds)
 	allKinds    = append(singleKinds[:len(singleKinds):len(singleKinds)], engine.Transact, engine.Transact)
 	txnKinds    = append(singleKinds[:len(singleKinds):len(singleKinds)], engine.Get, engine.Get)
@@ -226,10 +232,16 @@ func (w *walk) set(t *rapid.T) {
 }
 
 func (w *walk) change(t *rapid.T) {
-	w.do(t, w.op(t, changeKinds...), 0)
+	for range rapid.IntRange(1, 8).Draw(t, "changes") {
+		w.do(t, w.op(t, changeKinds...), 0)
+	}
 }
 
-func (w *walk) transact(t *rapid.T) { w.do(t, w.op(t, engine.Transact), 0) }
+func (w *walk) transact(t *rapid.T) {
+	for range rapid.IntRange(1, 3).Draw(t, "transactions") {
+		w.do(t, w.op(t, engine.Transact), 0)
+	}
+}
 
 // doWithinLimit does an operation that may be turned away. Whether it is has to
 // follow from the size that it leads to, which another engine tells.
