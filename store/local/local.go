@@ -163,7 +163,7 @@ func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, 
 }
 
 // Watch implements store.Store. What changes is remembered from the first call of
-// Watch, or of Scan with a Range.At, on.
+// Watch, or of Scan with a Range.At, on, or from when somebody first waits for a lock.
 func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
 	w, err := s.watch(ctx, engine.Keys, what)
 	if err != nil {

@@ -13,7 +13,8 @@
 //  2. Each of the batcher's two slots takes all that waits as its next batch and
 //     encodes it as one log entry (internal/command), under an identity that is
 //     never used twice: member, incarnation, slot, sequence number. With it goes
-//     which earlier batches were given up; they have no effect once this one has.
+//     which earlier batches were given up, and which operations of those for
+//     which others still wait; they have no effect once this one has.
 //     So does how far this member has applied the log, for Info of the others.
 //  3. host.propose gives the entry to Dragonboat, which sends it to the others
 //     (internal/raftnet) while it syncs it to its own disk (package raftlog), and

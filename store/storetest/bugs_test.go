@@ -46,9 +46,15 @@ func TestSuiteCatchesEachBug(t *testing.T) {
 				if !ok {
 					t.Fatal("there is no such check")
 				}
-				failures := try(t, c, b.plant)
-				if len(failures) == 0 {
-					t.Fatal("not caught")
+				// What is early by some milliseconds is seen by who looks in
+				// those, which a machine that is busy may keep it from.
+				const tries = 3
+				var failures []string
+				for n := 0; len(failures) == 0; n++ {
+					if n == tries {
+						t.Fatal("not caught")
+					}
+					failures = try(t, c, b.plant)
 				}
 				t.Logf("caught: %.300s", failures[0])
 			})
