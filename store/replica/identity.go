@@ -30,7 +30,7 @@ const (
 	identityFile = "IDENTITY.json"
 	raftDir      = "raft"
 
-	identityFormat = 3
+	identityFormat = 4
 )
 
 // identity says which member of which group the data in a directory is.
