@@ -50,7 +50,13 @@ func TestSuiteCatchesEachBug(t *testing.T) {
 		for _, begin := range b.caughtBy {
 			for _, c := range checksNamed(t, begin) {
 				t.Run(b.name+"/"+c.name, func(t *testing.T) {
+					// Those that only show when calls meet need a machine that has
+					// them meet: a short run looks again.
+					const tries = 3
 					said, failed := try(c, b.factory())
+					for n := 1; !failed && n < tries; n++ {
+						said, failed = try(c, b.factory())
+					}
 					if !failed {
 						t.Fatal("not caught")
 					}
