@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
@@ -331,7 +332,7 @@ var watchBugs = []bug{
 				at, err := b.member.JoinLock(ctx, key, owner, limit, ttl, wait)
 				b.naive.do(func(db *naive, _ time.Time) {
 					db.mu.revision++
-					db.tell(store.EventSet, key, owner, false)
+					db.tell(store.EventSet, key, bytes.Clone(owner), false)
 				})
 				return at, err
 			}
