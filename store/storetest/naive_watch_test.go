@@ -69,7 +69,9 @@ func (m *member) Watch(ctx context.Context, w store.Watch) (iter.Seq2[store.Even
 		defer end()
 		defer stop()
 		for {
+			const few = 16
 			var events []store.Event
+			var more bool
 			var missed error
 			err := m.do(ctx, nil, func(db *naive, _ time.Time) {
 				h := &db.mu.history
@@ -78,8 +80,11 @@ func (m *member) Watch(ctx context.Context, w store.Watch) (iter.Seq2[store.Even
 						missed = store.ErrCompacted
 					}
 				}
-				events = h.events[seen:]
-				seen = len(h.events)
+				// A few at a time: a loop that stands still has not been given the
+				// rest yet, and may find it forgotten.
+				events = h.events[seen:min(seen+few, len(h.events))]
+				seen += len(events)
+				more = seen < len(h.events)
 			})
 			if err == nil {
 				err = missed
@@ -98,6 +103,9 @@ func (m *member) Watch(ctx context.Context, w store.Watch) (iter.Seq2[store.Even
 				if !yield(e, nil) {
 					return
 				}
+			}
+			if more {
+				continue
 			}
 			select {
 			case <-ctx.Done():
