@@ -18,6 +18,10 @@ type Election struct {
 	key    string
 }
 
+// again is how long Observe waits when something could not be read, before it tries
+// again.
+const again = 100 * time.Millisecond
+
 // Leader is who leads.
 type Leader struct {
 	Value []byte         // what it campaigned with
@@ -39,10 +43,10 @@ func (e Election) Campaign(ctx context.Context, value []byte, opts ...Option) (*
 // read.
 func (e Election) Leader(ctx context.Context) (leader Leader, ok bool, err error) {
 	h, ok, err := e.locker.backend.LockHolder(ctx, e.locker.name(e.key))
-	if !ok || len(h.Owner) < 8 {
+	if !ok || len(h.Owner) < store.OwnerSize {
 		return Leader{}, false, err
 	}
-	return Leader{Value: h.Owner[8:], Token: h.Token}, true, nil
+	return Leader{Value: h.Owner[store.OwnerSize:], Token: h.Token}, true, nil
 }
 
 // Observe yields who leads, and then each later leader, until the loop is left or ctx
@@ -67,6 +71,7 @@ func (e Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 			}
 			if store.KindOf(err) == store.KindNotApplied && ctx.Err() == nil {
 				what.From = 0 // a server that closes, for one: again
+				pause(ctx, again)
 				continue
 			}
 			if err != nil {
@@ -92,10 +97,7 @@ func (s *shop) changes(ctx context.Context, what store.Watch) (store.Revision, e
 		case err == nil:
 			what.From = next
 		case store.KindOf(err) == store.KindNotApplied:
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-ctx.Done():
-			}
+			pause(ctx, again)
 		case errors.Is(err, store.ErrCompacted):
 			what.From = 0
 		default:

@@ -11,7 +11,7 @@ import (
 
 // Owner is who holds a lock: one successful Acquire.
 type Owner struct {
-	id    [8]byte // random, chosen before the lock is asked for
+	id    [store.OwnerSize]byte // random, chosen before the lock is asked for
 	token store.Revision
 }
 

@@ -63,9 +63,10 @@ func shared(limit int64) Option { return func(c *config) { c.limit = limit } }
 //
 // Errors: store.ErrUnavailable when ctx ends first, store.ErrReentrant,
 // store.ErrLockLost if the lock was granted and its time to live was over before that
-// was heard of, as it is if that is shorter than a write takes, store.ErrEmptyKey, store.ErrKeyTooLarge, store.ErrValueTooLarge,
-// store.ErrBadDuration, and those of every write. After an error the lock is not
-// held: should it have been taken, it is given up.
+// was heard of, as it is if that is shorter than a write takes, store.ErrEmptyKey,
+// store.ErrKeyTooLarge, store.ErrValueTooLarge, store.ErrBadDuration, and those of
+// every write. After an error the lock is not held: should it have been taken, it is
+// given up.
 func (l *Locker) Lock(ctx context.Context, key string, opts ...Option) (*Lock, error) {
 	return l.lock(ctx, l.name(key), true, opts)
 }
@@ -137,7 +138,7 @@ type ticket struct {
 }
 
 func (t *ticket) join(ctx context.Context, wait bool) (err error) {
-	t.owner = make([]byte, 8, 8+len(t.value))
+	t.owner = make([]byte, store.OwnerSize, store.OwnerSize+len(t.value))
 	rand.Read(t.owner) // never fails
 	t.owner = append(t.owner, t.value...)
 	t.began = t.shop.clock.Now()
@@ -182,8 +183,13 @@ func (t *ticket) await(ctx context.Context) error {
 
 // pause keeps a ticket from being renewed all the time when something fails at once.
 func (t *ticket) pause(ctx context.Context) {
+	pause(ctx, min(t.ttl/renewals/4, time.Second))
+}
+
+// pause waits for a time, or for the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
 	select {
-	case <-time.After(min(t.ttl/renewals/4, time.Second)):
+	case <-time.After(d):
 	case <-ctx.Done():
 	}
 }

@@ -29,7 +29,7 @@ func (db *DB) transact(t *engine.Txn, limit int64) engine.Result {
 	}
 	now := db.now()
 	likely := db.hold(t.If, now)
-	fresh := db.records(branchOf(t, likely), now)
+	fresh := db.records(t.Branch(likely), now)
 
 	touched.each(db, func(sh *shard) { sh.lock() })
 	defer touched.each(db, func(sh *shard) { sh.mu.Unlock() })
@@ -37,7 +37,7 @@ func (db *DB) transact(t *engine.Txn, limit int64) engine.Result {
 	if res.Held != likely {
 		fresh = nil
 	}
-	branch := branchOf(t, res.Held)
+	branch := t.Branch(res.Held)
 	res.Results = make([]store.OpResult, len(branch))
 	steps, why := db.plan(branch, fresh, now, res.Results)
 	if why != engine.NotRefused {
@@ -55,13 +55,6 @@ func (db *DB) transact(t *engine.Txn, limit int64) engine.Result {
 		steps[i].result.Revision = store.Revision(steps[i].next.rev)
 	}
 	return engine.Result{Done: true, Revision: uint64(res.Revision), Txn: res}
-}
-
-func branchOf(t *engine.Txn, held bool) []engine.Op {
-	if held {
-		return t.Then
-	}
-	return t.Else
 }
 
 // records makes the versions that a branch sets, before anything is locked: to copy

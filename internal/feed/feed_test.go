@@ -306,11 +306,11 @@ func TestEventsEndWithTheirContext(t *testing.T) {
 	defer cancel()
 	w, _ := f.Watch(engine.Keys, store.Watch{})
 	unused, _ := f.Watch(engine.Keys, store.Watch{Key: "k"})
-	events := Events(ctx, w)
-	Events(ctx, unused)
+	all := events(ctx, w)
+	events(ctx, unused)
 	f.Changed(engine.Change{Revision: 1, Type: store.EventSet, Key: "k", Value: []byte("v")})
 	n := 0
-	for e, err := range events {
+	for e, err := range all {
 		if n++; n == 1 {
 			if err != nil || e.Key != "k" || string(e.Value) != "v" || e.Revision != 1 {
 				t.Errorf("%+v, %v", e, err)

@@ -34,7 +34,7 @@ func Await(ctx context.Context, f *feed.Feed, db func() engine.Engine, name stri
 		switch {
 		case !place.Waiting, ctx.Err() != nil:
 			return place, nil
-		case err != nil && !errors.Is(err, store.ErrCompacted): // that is for want of a snapshot
+		case err != nil && !errors.Is(err, store.ErrCompacted): // when a snapshot was received
 			return store.LockPlace{}, err
 		}
 	}

@@ -85,7 +85,10 @@ func (w Writes) Txn(ctx context.Context, t store.Txn) (store.TxnResult, error) {
 	if err := t.Check(); err != nil {
 		return store.TxnResult{}, err
 	}
-	res, err := w.write(ctx, engine.Op{Kind: engine.Transact, Txn: transaction(&t)})
+	if err := CheckContext(ctx); err != nil {
+		return store.TxnResult{}, err
+	}
+	res, err := w.perform(ctx, &engine.Op{Kind: engine.Transact, Txn: transaction(&t)}, once.ID{})
 	if err != nil || res.Txn == nil {
 		return store.TxnResult{}, err
 	}
@@ -156,7 +159,12 @@ func (w Writes) DoOnce(ctx context.Context, op engine.Op, id once.ID) (res engin
 	if err != nil {
 		return engine.Result{}, err
 	}
-	res, err = w.do(ctx, &op, id)
+	return w.perform(ctx, &op, id)
+}
+
+// perform does an operation that has been checked.
+func (w Writes) perform(ctx context.Context, op *engine.Op, id once.ID) (engine.Result, error) {
+	res, err := w.do(ctx, op, id)
 	if err == nil {
 		err = refusals[res.Refusal]
 	}

@@ -147,6 +147,14 @@ type Txn struct {
 	Then, Else []Op
 }
 
+// Branch returns the operations that are done if the conditions held, or did not.
+func (t *Txn) Branch(held bool) []Op {
+	if held {
+		return t.Then
+	}
+	return t.Else
+}
+
 // Reads is how many reads the branch with more of them has.
 func (t *Txn) Reads() int {
 	most := 0

@@ -31,6 +31,7 @@ type Options struct {
 // Store is a store.Store and a lock.Backend in memory.
 type Store struct {
 	ops.Writes
+	feed.Watches
 	db     engine.Engine
 	limit  int64
 	reaper reaper
@@ -59,7 +60,7 @@ func Open(opts Options) *Store {
 	s.feed = feed.New(func() uint64 { return s.db.Revision() })
 	s.db = opts.Engine.New(engine.Options{Now: opts.Clock.Now, Changed: s.changed})
 	s.locks = lockqueue.New(s.db)
-	s.Writes = ops.New(s.do)
+	s.Writes, s.Watches = ops.New(s.do), feed.NewWatches(s.watch)
 	s.reaper.db, s.reaper.locks = s.db, s.locks
 	s.clock, s.reaper.clock = opts.Clock, opts.Clock
 	return s
@@ -162,25 +163,8 @@ func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, 
 	})
 }
 
-// Watch implements store.Store. What changes is remembered from the first call of
-// Watch, or of Scan with a Range.At, on, or from when somebody first waits for a lock.
-func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
-	w, err := s.watch(ctx, engine.Keys, what)
-	if err != nil {
-		return nil, err
-	}
-	return feed.Events(ctx, w), nil
-}
-
-// Poll is a part of a watch; see [feed.Poll].
-func (s *Store) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
-	w, err := s.watch(ctx, space, what)
-	if err != nil {
-		return nil, 0, err
-	}
-	return feed.Poll(ctx, w, what, wait, maxBytes)
-}
-
+// watch begins a watch. What changes is remembered from the first one, or the first
+// Scan with a Range.At, on, or from when somebody first waits for a lock.
 func (s *Store) watch(ctx context.Context, space engine.Space, what store.Watch) (*feed.Watcher, error) {
 	if s.closed.Load() {
 		return nil, store.ErrClosed

@@ -65,7 +65,7 @@
 //  1. The engine tells machine.changed of each change, on every member, in the
 //     order of the revisions. The feed (internal/feed) puts it at the end of its
 //     history and gives it to those who watch its key.
-//  2. [Store.Watch] waits for a barrier, unless it is from a revision that this
+//  2. Store.Watch waits for a barrier, unless it is from a revision that this
 //     member knows, and registers with the feed. So a watch from now on sees
 //     nothing that was acknowledged before, wherever, and all that is later.
 //  3. The loop over the events takes what the feed has for it, on its own

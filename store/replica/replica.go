@@ -80,6 +80,7 @@ const (
 // Store is a store.Store and a lock.Backend that is one replica of a group.
 type Store struct {
 	ops.Writes
+	feed.Watches
 	log  *slog.Logger
 	dir  *directory
 	host *host
@@ -131,7 +132,7 @@ func Open(opts Options) (*Store, error) {
 	if len(opts.Members) == 0 {
 		s.member = 1
 	}
-	s.Writes = ops.New(s.batcher.do)
+	s.Writes, s.Watches = ops.New(s.batcher.do), feed.NewWatches(s.watch)
 	s.init(opts)
 	s.host, err = startHost(dir, opts, &s.batcher.space, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
 	if err != nil {
@@ -331,26 +332,8 @@ func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, 
 	})
 }
 
-// Watch implements store.Store. Each member remembers what it has applied since it
-// was opened or received a snapshot.
-func (s *Store) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
-	w, err := s.watch(ctx, engine.Keys, what)
-	if err != nil {
-		return nil, err
-	}
-	return feed.Events(ctx, w), nil
-}
-
-// Poll is a part of a watch; see [feed.Poll].
-func (s *Store) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
-	w, err := s.watch(ctx, space, what)
-	if err != nil {
-		return nil, 0, err
-	}
-	return feed.Poll(ctx, w, what, wait, maxBytes)
-}
-
-// watch begins a watch. One from now on is from behind all that has been
+// watch begins a watch. A member remembers what it has applied since it was opened or
+// received a snapshot. One from now on is from behind all that has been
 // acknowledged anywhere, and one from a revision that is not known here may be so
 // because this member is behind; both wait for a barrier.
 func (s *Store) watch(ctx context.Context, space engine.Space, what store.Watch) (*feed.Watcher, error) {

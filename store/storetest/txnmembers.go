@@ -52,13 +52,7 @@ var txnMemberChecks = []check{
 			}
 			_, err := s.balances(accounts)
 			return err
-		}, func(all []store.Entry) error {
-			values := make([]string, len(all))
-			for i, e := range all {
-				values[i] = string(e.Value)
-			}
-			return balanced(accounts, values)
-		})
+		}, func(all []store.Entry) error { return balancedEntries(accounts, all) })
 		_, err := s.balances(accounts)
 		s.must(err)
 	}},
@@ -81,13 +75,7 @@ var txnMemberChecks = []check{
 			}
 			_, err = s.next().Txn(s.ctx, t)
 			return err
-		}, func(all []store.Entry) error {
-			values := make([]string, len(all))
-			for i, e := range all {
-				values[i] = string(e.Value)
-			}
-			return balanced(accounts, values)
-		})
+		}, func(all []store.Entry) error { return balancedEntries(accounts, all) })
 		_, err := s.balances(accounts)
 		s.must(err)
 	}},
@@ -167,4 +155,13 @@ func balanced(accounts, values []string) error {
 		return fmt.Errorf("the accounts have %s, %d together; want %d", strings.Join(values, ", "), sum, 1000*len(accounts))
 	}
 	return nil
+}
+
+// balancedEntries is balanced for what a scan has found.
+func balancedEntries(accounts []string, all []store.Entry) error {
+	values := make([]string, len(all))
+	for i, e := range all {
+		values[i] = string(e.Value)
+	}
+	return balanced(accounts, values)
 }

@@ -179,10 +179,7 @@ var transactionBugs = []bug{
 			c := &op.Txn.If[0]
 			e, there := b.Entry(c.Space, c.Key)
 			res := engine.Result{Done: true, Txn: &store.TxnResult{Held: c.Holds(&e, there)}}
-			branch := op.Txn.Then
-			if !res.Txn.Held {
-				branch = op.Txn.Else
-			}
+			branch := op.Txn.Branch(res.Txn.Held)
 			for i := range branch {
 				did := b.naive.Apply(&branch[i], limit)
 				res.Txn.Results = append(res.Txn.Results, store.OpResult{Done: did.Done, Revision: store.Revision(did.Revision)})
@@ -206,10 +203,7 @@ var transactionBugs = []bug{
 			if res.Txn == nil {
 				return res
 			}
-			branch := op.Txn.Then
-			if !res.Txn.Held {
-				branch = op.Txn.Else
-			}
+			branch := op.Txn.Branch(res.Txn.Held)
 			for i := range branch {
 				if branch[i].Kind == engine.Get {
 					e, ok := b.Entry(branch[i].Space, branch[i].Key)

@@ -287,10 +287,7 @@ func (s *state) transact(t *engine.Txn, limit int64) engine.Result {
 		e, there := s.entry(place{c.Space, c.Key})
 		res.Held = res.Held && c.Holds(&e, there)
 	}
-	branch := t.Then
-	if !res.Held {
-		branch = t.Else
-	}
+	branch := t.Branch(res.Held)
 	res.Results = make([]store.OpResult, len(branch))
 	after, read := s.clone(), 0
 	for i := range branch {
