@@ -13,9 +13,7 @@ import (
 	"dkv/store/engine"
 )
 
-// Bounds of what waits and of what is under way. Two batches in flight keep the
-// log busy while the results of one are handed out; with more, batches get
-// smaller and there are more of them to sync to disk.
+// Bounds of what waits and of what is under way.
 const (
 	slots         = 2
 	maxQueueOps   = 1 << 16
@@ -25,11 +23,19 @@ const (
 	// readShare is what a read in a transaction counts for in a batch, whatever
 	// it finds, so that the results of a batch do not take too much at a time.
 	readShare = 16 << 10
+
+	// overlapAfter is how long a batch has the log to itself. Two at a time go
+	// through the same disks: each takes nearly twice as long, and the first
+	// callers to come back take a batch for themselves, with all others behind
+	// it. Only where the network is what takes long, or the log has come to a
+	// standstill, is it the other way round.
+	overlapAfter = 2 * time.Millisecond
 )
 
 // batcher gathers the operations of all goroutines into log entries. Each of its
-// slots has one batch under way; all that waits when a slot becomes free is its
-// next batch, so the busier the store is, the larger the batches are.
+// slots has one batch under way. All that waits when a slot's turn comes is its next
+// batch, so the busier the store is, the larger the batches are; a second one goes
+// when that wait has taken overlapAfter, or when there is enough for a whole batch.
 type batcher struct {
 	member, incarnation uint64
 	limit               int64 // of the size that its operations may take the state to, 0: none
@@ -43,6 +49,10 @@ type batcher struct {
 	// taken too long, or when settled or stopping is closed.
 	propose func(entry []byte, settled <-chan struct{}) proposal
 
+	overlapAfter time.Duration // the constant, but in tests
+
+	wake     chan struct{} // has room for one: something is there for a slot that waits
+	closing  chan struct{} // closed when nothing more gets into the queue
 	stopping chan struct{} // closed when nothing more is to be proposed
 	workers  sync.WaitGroup
 	hello    *flight // the first batch, see greet
@@ -52,10 +62,11 @@ type batcher struct {
 		queue  []*call
 		live   int           // calls in queue that are not given up
 		bytes  int           // of their operations
-		filled chan struct{} // closed and replaced when something is queued or the batcher closes
 		drawn  chan struct{} // closed and replaced when something leaves the queue
 		closed bool
 		flying [slots]*flight
+		since  [slots]time.Time // when the slot took its batch, zero while it waits for one
+		timer  *time.Timer      // wakes one when a batch has had the log to itself for long enough
 	}
 }
 
@@ -95,9 +106,16 @@ var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1
 
 func (b *batcher) init(member, incarnation uint64, progress func() uint64) {
 	b.member, b.incarnation, b.progress = member, incarnation, progress
-	b.stopping = make(chan struct{})
-	b.mu.filled = make(chan struct{})
+	b.overlapAfter = overlapAfter
+	b.wake = make(chan struct{}, 1)
+	b.closing, b.stopping = make(chan struct{}), make(chan struct{})
 	b.mu.drawn = make(chan struct{})
+	b.mu.timer = time.AfterFunc(time.Hour, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.offerLocked()
+	})
+	b.mu.timer.Stop()
 }
 
 // start has the slots work. The first batch of the first slot is empty: it tells
@@ -105,7 +123,7 @@ func (b *batcher) init(member, incarnation uint64, progress func() uint64) {
 // any longer, and the clock gets a tick that this member can measure from.
 func (b *batcher) start() {
 	b.hello = &flight{seq: 1, settled: make(chan struct{})}
-	b.mu.flying[0] = b.hello
+	b.mu.flying[0], b.mu.since[0] = b.hello, time.Now()
 	for slot := range uint64(slots) {
 		b.workers.Go(func() { b.work(slot) })
 	}
@@ -151,11 +169,12 @@ func (b *batcher) enqueue(ctx context.Context, c *call) error {
 			if len(b.mu.queue) >= 2*maxQueueOps {
 				b.mu.queue = slices.DeleteFunc(b.mu.queue, func(c *call) bool { return c.givenUp })
 			}
+			fullBefore := b.fullLocked()
 			b.mu.queue = append(b.mu.queue, c)
 			b.mu.live++
 			b.mu.bytes += len(c.op)
-			if b.mu.live == 1 {
-				b.wakeLocked()
+			if b.mu.live == 1 || b.fullLocked() != fullBefore {
+				b.offerLocked()
 			}
 			b.mu.Unlock()
 			return nil
@@ -236,32 +255,82 @@ func (b *batcher) work(slot uint64) {
 	}
 }
 
-// take waits until something is queued and makes a batch of it. It returns the
+// take waits until something is queued and the slot may take it, and makes a batch. It returns the
 // calls too, because the flight drops them as soon as all are given up. It
 // returns nil when the batcher is closed and the queue is empty. low and void are as
 // command.Batch has them.
 func (b *batcher) take(slot, seq uint64) (f *flight, batch []*call, low [command.MaxSlots]uint64, void []command.Voided) {
-	for {
-		b.mu.Lock()
-		if len(b.mu.queue) > 0 {
-			f = b.takeLocked(seq)
-			batch = f.calls
-			b.mu.flying[slot] = f
-			low, void = b.lowLocked()
-			b.mu.Unlock()
-			if len(batch) == 0 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.mu.since[slot] = (time.Time{}); ; {
+		switch {
+		case len(b.mu.queue) == 0:
+			if b.mu.closed {
+				return nil, nil, low, nil
+			}
+		case b.turnLocked() > 0:
+			b.offerLocked()
+		default:
+			if f = b.takeLocked(seq); len(f.calls) == 0 {
 				continue // all had been given up
 			}
-			return f, batch, low, void
+			b.mu.flying[slot], b.mu.since[slot] = f, time.Now()
+			if len(b.mu.queue) > 0 {
+				b.offerLocked()
+			}
+			low, void = b.lowLocked()
+			return f, f.calls, low, void
 		}
-		if b.mu.closed {
-			b.mu.Unlock()
-			return nil, nil, low, nil
-		}
-		filled := b.mu.filled
 		b.mu.Unlock()
-		<-filled
+		select {
+		case <-b.wake:
+		case <-b.closing:
+		}
+		b.mu.Lock()
 	}
+}
+
+// offerLocked has a slot that waits take what is queued as soon as it may. Nobody
+// has to be told if a slot is about to look itself, or none waits.
+func (b *batcher) offerLocked() {
+	waits := false
+	for slot, since := range b.mu.since {
+		if since.IsZero() {
+			waits = true
+		} else if b.mu.flying[slot].over && !b.fullLocked() {
+			return
+		}
+	}
+	if !waits {
+		return
+	}
+	if wait := b.turnLocked(); wait > 0 {
+		b.mu.timer.Reset(wait)
+		return
+	}
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// turnLocked is how long what is queued is left to the slots that have a batch under
+// way.
+func (b *batcher) turnLocked() (wait time.Duration) {
+	if b.fullLocked() || b.mu.closed {
+		return 0
+	}
+	for _, since := range b.mu.since {
+		if !since.IsZero() {
+			wait = max(wait, b.overlapAfter-time.Since(since))
+		}
+	}
+	return wait
+}
+
+// fullLocked tells whether there is enough in the queue for a whole batch.
+func (b *batcher) fullLocked() bool {
+	return b.mu.live >= command.MaxOps || b.mu.bytes >= maxBatchBytes
 }
 
 func (b *batcher) takeLocked(seq uint64) *flight {
@@ -285,9 +354,6 @@ func (b *batcher) takeLocked(seq uint64) *flight {
 	clear(b.mu.queue[rest:])
 	b.mu.queue = b.mu.queue[:rest]
 	b.drawnLocked()
-	if rest > 0 {
-		b.wakeLocked() // there is work for another slot
-	}
 	return f
 }
 
@@ -317,11 +383,6 @@ func (b *batcher) lowLocked() (low [command.MaxSlots]uint64, void []command.Void
 func (b *batcher) drawnLocked() {
 	close(b.mu.drawn)
 	b.mu.drawn = make(chan struct{})
-}
-
-func (b *batcher) wakeLocked() {
-	close(b.mu.filled)
-	b.mu.filled = make(chan struct{})
 }
 
 // fly proposes a batch, again and again under the same identity, until its
@@ -407,11 +468,14 @@ func (f *flight) endLocked() {
 // or patience is closed, and stops.
 func (b *batcher) close(patience <-chan struct{}) {
 	b.mu.Lock()
+	if !b.mu.closed {
+		close(b.closing)
+	}
 	b.mu.closed = true
 	if !b.hello.over {
 		b.hello.endLocked() // nobody waits for it
 	}
-	b.wakeLocked()
+	b.mu.timer.Stop()
 	b.mu.Unlock()
 
 	drained := done(&b.workers)

@@ -310,3 +310,77 @@ func rounds(n, short int) int {
 
 // plenty is what a disk has free that is not about to be full.
 func plenty() (int64, error) { return 1 << 40, nil }
+
+// TestABatchHasTheLogToItself is about what is queued while a batch is under way: it
+// goes together, when that is done, or when it has been under way for long, or when it
+// is enough for a whole batch.
+func TestABatchHasTheLogToItself(t *testing.T) {
+	for name, c := range map[string]struct {
+		overlapAfter time.Duration
+		value        int // bytes of each of what is queued
+		finish       bool
+		want         int // operations of the second batch
+	}{
+		"done":     {overlapAfter: time.Hour, value: 1, finish: true, want: 10},
+		"for long": {overlapAfter: 50 * time.Millisecond, value: 1},
+		"enough":   {overlapAfter: time.Hour, value: maxBatchBytes / 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			proposed := make(chan int, 16) // operations of each batch
+			finish := make(chan struct{})
+			b := newTestBatcher(nil)
+			b.overlapAfter = c.overlapAfter
+			b.propose = func(entry []byte, _ <-chan struct{}) proposal {
+				var e command.Entry
+				if err := command.Decode(entry, &e); err != nil {
+					panic(err)
+				}
+				if n := len(e.Batch.Ops); n > 0 {
+					proposed <- n
+					<-finish
+				}
+				b.applied(e.Batch.Slot, e.Batch.Seq, make([]engine.Result, len(e.Batch.Ops)), true)
+				return proposalApplied
+			}
+			b.start()
+			defer b.close(nil)
+			var calls sync.WaitGroup
+			defer calls.Wait()
+			set := func(size int) {
+				if _, err := b.do(context.Background(), &engine.Op{Kind: engine.Set, Key: "k", Value: make([]byte, size)}, once.ID{}); err != nil {
+					t.Error(err)
+				}
+			}
+			calls.Go(func() { set(1) })
+			if n := <-proposed; n != 1 {
+				t.Fatalf("the first batch has %d operations", n)
+			}
+			for range 10 {
+				calls.Go(func() { set(c.value) })
+			}
+			if c.finish {
+				for queued := 0; queued < 10; time.Sleep(time.Millisecond) {
+					b.mu.Lock()
+					queued = b.mu.live
+					b.mu.Unlock()
+				}
+				select {
+				case n := <-proposed:
+					t.Errorf("a batch of %d operations goes before the one under way is done", n)
+				default:
+				}
+				close(finish)
+			} else {
+				defer close(finish)
+			}
+			select {
+			case n := <-proposed:
+				if c.want > 0 && n != c.want {
+					t.Errorf("the second batch has %d operations, want %d", n, c.want)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("no second batch")
+			}
+		})
+	}
+}

@@ -10,12 +10,13 @@
 //     operation to the batcher. It waits there, bounded; if the queue is full, it
 //     waits to get in. While the disk is nearly full, it is turned away, unless it
 //     frees room.
-//  2. Each of the batcher's two slots takes all that waits as its next batch and
+//  2. One of the batcher's two slots takes all that waits as its next batch and
 //     encodes it as one log entry (internal/command), under an identity that is
-//     never used twice: member, incarnation, slot, sequence number. With it goes
-//     which earlier batches were given up, and which operations of those for
-//     which others still wait; they have no effect once this one has.
-//     So does how far this member has applied the log, for Info of the others.
+//     never used twice: member, incarnation, slot, sequence number. The other
+//     slot's turn comes if that takes long. With a batch goes which earlier ones
+//     were given up, and which operations of those for which others still wait;
+//     they have no effect once this one has. So does how far this member has
+//     applied the log, for Info of the others.
 //  3. host.propose gives the entry to Dragonboat, which sends it to the others
 //     (internal/raftnet) while it syncs it to its own disk (package raftlog), and
 //     commits it when a majority has done so. If the attempt fails or is not

@@ -39,6 +39,11 @@ type ticker struct {
 		lastTry  time.Duration // when a tick was last proposed
 		tried    bool          // lastTry is set
 
+		// If the worker is asleep it wakes at until. What changes less than
+		// minTick before that does not wake it: it would tick no earlier.
+		asleep bool
+		until  time.Duration
+
 		// What the state waits for: a tick at once, or when the replicated
 		// clock would read due, if ever.
 		atOnce bool
@@ -143,6 +148,9 @@ func (t *ticker) applied(m *machine) {
 	}
 	changed := open && !t.mu.atOnce || any && (!t.mu.any || due < t.mu.due)
 	t.mu.atOnce, t.mu.due, t.mu.any = open, due, any
+	if changed && t.mu.asleep {
+		changed = t.mu.until-t.clock.Now() > minTick
+	}
 	t.mu.Unlock()
 	if changed {
 		t.nudge()
@@ -165,16 +173,31 @@ func (t *ticker) work() {
 		}
 		stop := func() bool { return true }
 		if any {
-			stop = t.clock.AfterFunc(max(wait, minTick), t.nudge)
+			stop = t.sleep(max(wait, minTick))
 		}
 		select {
 		case <-t.wake:
 			stop()
+			t.awake()
 		case <-t.stopping:
 			stop()
 			return
 		}
 	}
+}
+
+// sleep has the worker woken in d.
+func (t *ticker) sleep(d time.Duration) (stop func() bool) {
+	t.mu.Lock()
+	t.mu.asleep, t.mu.until = true, t.clock.Now()+d
+	t.mu.Unlock()
+	return t.clock.AfterFunc(d, t.nudge)
+}
+
+func (t *ticker) awake() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.asleep = false
 }
 
 // wait is the time until the next tick is to be proposed; any is false if there
