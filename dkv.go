@@ -78,18 +78,19 @@ func Open(opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{Store: b, Locker: opts.locker(b), backend: b}
-	if err := db.listen(opts.Listen); err != nil {
+	if err := db.listen(opts.Listen, opts.Shard); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }
 
 // listen opens the network mode.
-func (db *DB) listen(endpoints []string) error {
+func (db *DB) listen(endpoints []string, shard uint64) error {
 	if len(endpoints) == 0 {
 		return nil
 	}
-	db.server = transport.NewServer(db.backend)
+	db.server = transport.NewServer(transport.ServerOptions{})
+	db.server.Handle(shard, db.backend)
 	for _, endpoint := range endpoints {
 		l, err := transport.Listen(endpoint)
 		if err != nil {
@@ -123,6 +124,11 @@ type Namespace struct {
 	namespace.Store
 	*lock.Locker
 }
+
+// Backend is what a [transport.Server] of one's own serves: one that has many stores,
+// or listens in another way than Options.Listen can say. The server is to be closed
+// before db is.
+func (db *DB) Backend() transport.Backend { return db.backend }
 
 // Live tells a supervisor of processes whether this one has to be restarted: nil
 // while the store works or waits, for peers, a leader, a disk or a server,
@@ -165,7 +171,7 @@ func (o Options) locker(b backend) *lock.Locker {
 func (o Options) open() (backend, error) {
 	switch {
 	case len(o.Connect) > 0:
-		return transport.NewClient(o.Connect)
+		return transport.NewClient(transport.ClientOptions{Endpoints: o.Connect, Shard: o.Shard})
 	case o.Dir == "":
 		return local.Open(local.Options{Clock: o.Clock, Engine: o.Engine, MaxBytes: o.MaxBytes}), nil
 	}

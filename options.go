@@ -39,6 +39,10 @@ type Options struct {
 	// goes with no other field. Default: none.
 	Connect []string
 
+	// Shard is the number that the network mode knows the store by: with Listen that
+	// under which it is served, with Connect that which is asked for. Default: 0.
+	Shard uint64
+
 	// Logger gets what an operator may want to know. Default: nothing is
 	// logged; dkv writes nothing to stdout or stderr.
 	Logger *slog.Logger

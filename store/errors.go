@@ -151,6 +151,18 @@ var (
 	// ErrReentrant is returned by Lock for a context that comes from the same
 	// lock, which is held: the call would wait for its caller. Kind: final.
 	ErrReentrant = sentinel(21, KindFinal, "dkv: lock held by the caller")
+
+	// ErrNoShard is returned over a network if the server has no shard of that
+	// number. Kind: final.
+	ErrNoShard = sentinel(22, KindFinal, "dkv: no such shard")
+
+	// ErrUnauthenticated is returned over a network if the server asks for a
+	// token and the client has none that it knows. Kind: final.
+	ErrUnauthenticated = sentinel(23, KindFinal, "dkv: not authenticated")
+
+	// ErrForbidden is returned over a network if the client's token has no right
+	// to the operation. Kind: final.
+	ErrForbidden = sentinel(24, KindFinal, "dkv: forbidden")
 )
 
 var byCode = make(map[uint16]*Error)

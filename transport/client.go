@@ -4,7 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
+	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,90 +18,107 @@ const (
 	minBackoff  = 10 * time.Millisecond
 	maxBackoff  = time.Second
 
-	maxQueued = 1024            // requests that wait to be sent on a connection
-	silence   = 2 * time.Second // a server that is silent that long may be stuck
+	silence = 2 * time.Second // a server that is silent that long may be stuck
 )
 
-// Client is a store.Store and a lock.Backend that some node's Server answers. It
-// goes on at the next endpoint when one fails, and repeats what was not answered,
+// ClientOptions say whose client a client is. Endpoints is required; the zero value of
+// every other field is its default.
+type ClientOptions struct {
+	// Endpoints are where the servers listen, each "tcp://host:port" or
+	// "unix:///path/of/socket". All must serve the same store.
+	Endpoints []string
+
+	// Shard is the number that the servers know the store by.
+	Shard uint64
+
+	// Conns is how many connections there are to each endpoint. One carries the
+	// requests of any number of callers; more use more processors for large
+	// values. Default: 1.
+	Conns int
+
+	// Dial connects to a server; network and address are those of an endpoint, as
+	// package net has them. Default: that of net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Client is a store.Store and a lock.Backend that some nodes' Servers answer. It
+// spreads reads over the endpoints, sends writes to the member that leads if it knows
+// which does, goes on at others when one fails, and repeats what was not answered,
 // until the context ends: reads have no effect, and a write has its effect once
-// however often it is sent, as package once has it. All endpoints must be of
-// servers of the same store.
+// however often it is sent, as package once has it.
 type Client struct {
 	ops.Writes
-	endpoints []string
-	next      atomic.Uint64 // counts what is divided by len(endpoints) for the one in use
+	opts      ClientOptions
+	servers   servers
 	ctx       context.Context
 	cancel    context.CancelFunc
-	dialing   chan struct{}  // has room for the one who dials
-	work      sync.WaitGroup // two goroutines for each connection
-	enrolling chan struct{}  // has room for the one who enrols
+	enrolling chan struct{} // has room for the one who enrols
 	enrolment atomic.Pointer[enrolment]
-
-	mu struct {
-		sync.Mutex
-		closed bool
-		conn   *clientConn              // the one in use, nil if there is none
-		open   map[*clientConn]struct{} // that one and those that are being given up
-	}
 }
 
 var _ Backend = (*Client)(nil)
 
-// NewClient returns a client of the servers at the endpoints, each
-// "tcp://host:port" or "unix:///path/of/socket". It does not connect before the
-// first operation.
-func NewClient(endpoints []string) (*Client, error) {
-	if len(endpoints) == 0 {
+// NewClient returns a client. It does not connect before the first operation. Errors
+// wrap store.ErrBadOptions.
+func NewClient(opts ClientOptions) (*Client, error) {
+	if len(opts.Endpoints) == 0 {
 		return nil, fmt.Errorf("%w: no endpoint", store.ErrBadOptions)
 	}
-	for _, e := range endpoints {
+	for _, e := range opts.Endpoints {
 		if err := CheckEndpoint(e); err != nil {
 			return nil, err
 		}
 	}
-	c := &Client{endpoints: append([]string(nil), endpoints...), dialing: make(chan struct{}, 1), enrolling: make(chan struct{}, 1)}
-	c.mu.open = make(map[*clientConn]struct{})
+	if opts.Conns < 0 {
+		return nil, fmt.Errorf("%w: Conns is negative", store.ErrBadOptions)
+	}
+	opts.Endpoints = slices.Clone(opts.Endpoints)
+	opts.Conns = max(1, opts.Conns)
+	if opts.Dial == nil {
+		opts.Dial = new(net.Dialer).DialContext
+	}
+	c := &Client{opts: opts, enrolling: make(chan struct{}, 1)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.servers.init(c.ctx, opts)
 	c.Writes = ops.New(c.do)
 	return c, nil
 }
 
-// Close ends the connection. Operations under way end with store.ErrClosed, or
+// Close ends the connections. Operations under way end with store.ErrClosed, or
 // store.ErrUnknown if they are writes that a server was sent.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	c.mu.closed = true
-	for conn := range c.mu.open {
-		conn.fail()
-	}
-	c.mu.Unlock()
 	c.cancel()
-	c.work.Wait()
+	c.servers.close()
 	return nil
 }
 
 // Live returns store.ErrClosed once Close has been called, else nil: a client
 // outlives its servers, and goes on when one of them is back.
 func (c *Client) Live() error {
-	_, err := c.current()
-	return err
+	if c.ctx.Err() != nil {
+		return store.ErrClosed
+	}
+	return nil
 }
+
+// Identity implements [Backend]: which store it is, is for the servers to know.
+func (*Client) Identity() uint64 { return 0 }
+
+// Prompt implements [Backend]: everything waits for a server.
+func (*Client) Prompt() bool { return false }
 
 // Ready waits until a server is ready.
 func (c *Client) Ready(ctx context.Context) error {
-	_, err := c.call(ctx, methodReady, nil)
-	return err
+	return c.call(ctx, request{method: methodReady}, nil)
 }
 
 // Info implements store.Store. It is that of the server that answers.
-func (c *Client) Info(ctx context.Context) (store.Info, error) {
-	b, err := c.call(ctx, methodInfo, nil)
-	if err != nil {
-		return store.Info{}, err
-	}
-	info, err := parseInfo(b)
-	return info, garbled(err, store.ErrUnavailable)
+func (c *Client) Info(ctx context.Context) (info store.Info, err error) {
+	err = c.call(ctx, request{method: methodInfo}, func(w *waiter) (err error) {
+		info, err = parseInfo(w.resp.result)
+		return err
+	})
+	return info, err
 }
 
 // garbled is the error of a response that is not as the protocol has it.
@@ -121,180 +139,136 @@ func (c *Client) GetStale(ctx context.Context, key string) ([]byte, bool, error)
 	return c.value(ctx, methodGetStale, key)
 }
 
-func (c *Client) value(ctx context.Context, m method, key string) ([]byte, bool, error) {
-	b, err := c.read(ctx, m, key)
-	if err != nil {
-		return nil, false, err
-	}
-	value, ok, err := cutFound(b)
-	if !ok {
-		return nil, false, garbled(err, store.ErrUnavailable)
-	}
-	return value, true, nil
+func (c *Client) value(ctx context.Context, m method, key string) (value []byte, ok bool, err error) {
+	err = c.read(ctx, m, key, func(w *waiter) (err error) {
+		if value, ok, err = cutFound(w.resp.result); ok {
+			value = w.keep(value)
+		} else {
+			value = nil
+		}
+		return err
+	})
+	return value, ok, err
 }
 
 // GetEntry implements store.Store.
-func (c *Client) GetEntry(ctx context.Context, key string) (store.Entry, bool, error) {
-	b, err := c.read(ctx, methodGetEntry, key)
-	if err != nil {
-		return store.Entry{}, false, err
-	}
-	b, ok, err := cutFound(b)
-	if !ok {
-		return store.Entry{}, false, garbled(err, store.ErrUnavailable)
-	}
-	e, err := parseEntry(key, b)
-	return e, err == nil, garbled(err, store.ErrUnavailable)
+func (c *Client) GetEntry(ctx context.Context, key string) (e store.Entry, ok bool, err error) {
+	err = c.read(ctx, methodGetEntry, key, func(w *waiter) error {
+		b, found, err := cutFound(w.resp.result)
+		if err == nil && found {
+			e, err = parseEntry(key, b)
+			if e.Value != nil {
+				e.Value = w.keep(e.Value)
+			}
+			ok = err == nil
+		}
+		return err
+	})
+	return e, ok, err
 }
 
 // Has implements store.Store.
-func (c *Client) Has(ctx context.Context, key string) (bool, error) {
-	b, err := c.read(ctx, methodHas, key)
-	if err != nil {
-		return false, err
-	}
-	_, ok, err := cutFound(b)
-	return ok, garbled(err, store.ErrUnavailable)
+func (c *Client) Has(ctx context.Context, key string) (ok bool, err error) {
+	err = c.read(ctx, methodHas, key, func(w *waiter) (err error) {
+		_, ok, err = cutFound(w.resp.result)
+		return err
+	})
+	return ok, err
 }
 
-func (c *Client) read(ctx context.Context, m method, key string) ([]byte, error) {
+func (c *Client) read(ctx context.Context, m method, key string, parse func(*waiter) error) error {
 	if err := store.CheckKey(key); err != nil {
-		return nil, err
+		return err
 	}
-	return c.call(ctx, m, []byte(key))
+	return c.call(ctx, request{method: m, key: key}, parse)
 }
 
-// call sends a request until a server has answered it or ctx ends.
-func (c *Client) call(ctx context.Context, m method, arg []byte) ([]byte, error) {
-	conn, resp, _, err := c.ask(ctx, m, arg)
+// call sends a request until a server has answered it or ctx ends, and has parse see
+// the answer, of which it may keep no part but by waiter.keep.
+func (c *Client) call(ctx context.Context, r request, parse func(*waiter) error) error {
+	conn, w, _, err := c.ask(ctx, r)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if parse != nil {
+		err = parse(w)
+	}
+	w.release()
 	conn.exit()
-	return resp.result, nil
+	return garbled(err, store.ErrUnavailable)
 }
 
-// ask is call for who goes on with the connection on which the answer came, and
-// has to exit it if there is no error. exposed tells of a write whether there was
-// an attempt, before the one that was answered, that may have had an effect.
-func (c *Client) ask(ctx context.Context, m method, arg []byte) (conn *clientConn, resp response, exposed bool, err error) {
+// ask is call for who goes on with the connection on which the answer came, and has to
+// exit it, and to release the waiter, if there is no error. exposed tells of a write
+// whether there was an attempt, before the one that was answered, that may have had an
+// effect.
+func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waiter, exposed bool, err error) {
 	if err := ops.CheckContext(ctx); err != nil {
-		return nil, response{}, false, err
+		return nil, nil, false, err
 	}
+	writes := r.method == methodWrite
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
-		conn, err = c.connect(ctx)
+		conn, err = c.servers.pick(ctx, writes)
 		if err == nil {
 			err = conn.enter()
 		}
 		if err == nil {
 			var sent bool
-			resp, sent, err = conn.roundTrip(ctx, m, arg)
-			switch {
-			case err == nil && resp.code == 0:
-				return conn, resp, exposed, nil
-			case err == nil && resp.code == uint64(store.ErrClosed.Code()):
-				// The server closes, the operation had no effect.
-				err = resp.err(store.ErrUnavailable)
-				c.retire(conn)
-			case err == nil && m == methodWrite && resp.code == uint64(store.ErrUnknown.Code()):
-				err, exposed = resp.err(store.ErrUnknown), true
-			case err == nil && exposed && store.KindOf(resp.err(store.ErrUnknown)) == store.KindNotApplied:
-				// This attempt had no effect. Of an earlier one that is not known.
-				err = resp.err(store.ErrUnknown)
-			case err == nil:
-				conn.exit()
-				if m == methodWrite {
-					return nil, response{}, exposed, resp.err(store.ErrUnknown)
+			var failed error // what the server says, or why it said nothing
+			if w, sent, failed = conn.roundTrip(ctx, r); failed == nil {
+				if w.resp.code == 0 {
+					return conn, w, exposed, nil
 				}
-				return nil, response{}, false, resp.err(store.ErrUnavailable)
-			case conn.stuck():
-				c.retire(conn)
+				failed = w.resp.err(c.fallback(writes))
+				answer := w.resp.code
+				w.release()
+				switch {
+				case answer == uint64(store.ErrClosed.Code()):
+					// The server closes, the operation had no effect.
+					c.servers.retire(conn)
+				case writes && answer == uint64(store.ErrUnknown.Code()):
+					exposed = true
+				case exposed && store.KindOf(failed) == store.KindNotApplied:
+					// This attempt had no effect. Of an earlier one that is not known.
+				default:
+					conn.exit()
+					return nil, nil, exposed, failed
+				}
+			} else {
+				if conn.stuck() {
+					c.servers.retire(conn)
+				}
+				exposed = exposed || sent && writes
 			}
 			conn.exit()
-			exposed = exposed || sent && m == methodWrite && resp.code == 0
+			err = failed
+		} else if store.KindOf(err) == store.KindFinal && !exposed {
+			return nil, nil, false, err
 		}
 		closed, late := store.ErrClosed, store.ErrUnavailable
 		if exposed {
 			closed, late = store.ErrUnknown, store.ErrUnknown
 		}
 		if c.ctx.Err() != nil {
-			return nil, response{}, exposed, closed
+			return nil, nil, exposed, closed
 		}
 		pause := time.NewTimer(backoff/2 + rand.N(backoff))
 		select {
 		case <-pause.C:
 		case <-c.ctx.Done():
 			pause.Stop()
-			return nil, response{}, exposed, closed
+			return nil, nil, exposed, closed
 		case <-ctx.Done():
 			pause.Stop()
-			return nil, response{}, exposed, fmt.Errorf("%w (%v)", ops.Ended(late, ctx), err)
+			return nil, nil, exposed, fmt.Errorf("%w (%v)", ops.Ended(late, ctx), err)
 		}
 	}
 }
 
-// connect returns the connection in use, or makes one to the next endpoint.
-func (c *Client) connect(ctx context.Context) (*clientConn, error) {
-	if conn, err := c.current(); conn != nil || err != nil {
-		return conn, err
+// fallback is what an error that is not known here counts as.
+func (c *Client) fallback(writes bool) *store.Error {
+	if writes {
+		return store.ErrUnknown
 	}
-	select {
-	case c.dialing <- struct{}{}:
-		defer func() { <-c.dialing }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-c.ctx.Done():
-		return nil, store.ErrClosed
-	}
-	if conn, err := c.current(); conn != nil || err != nil {
-		return conn, err
-	}
-
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
-	conn, err := dialServer(ctx, c.endpoints[c.next.Load()%uint64(len(c.endpoints))])
-	if err != nil {
-		c.next.Add(1)
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.mu.closed {
-		conn.fail()
-		return nil, store.ErrClosed
-	}
-	c.mu.conn = conn
-	c.mu.open[conn] = struct{}{}
-	c.work.Go(conn.write)
-	c.work.Go(func() {
-		conn.read()
-		c.retire(conn)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.mu.open, conn)
-	})
-	return conn, nil
-}
-
-// current returns the connection in use, nil if there is none.
-func (c *Client) current() (*clientConn, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.mu.closed {
-		return nil, store.ErrClosed
-	}
-	return c.mu.conn, nil
-}
-
-// retire has further operations use another connection, to the next endpoint.
-// Those under way on this one may yet be answered; it ends with the last.
-func (c *Client) retire(conn *clientConn) {
-	c.mu.Lock()
-	if c.mu.conn == conn {
-		c.mu.conn = nil
-		c.next.Add(1)
-	}
-	c.mu.Unlock()
-	conn.retire()
+	return store.ErrUnavailable
 }

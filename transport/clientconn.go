@@ -1,54 +1,86 @@
 package transport
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"dkv/store"
 )
 
-// clientConn is a connection to a server. One goroutine writes requests, another
-// reads responses; both end when it has failed.
+// clientConn is a connection to a server. One goroutine writes what callers append,
+// another reads responses; both end when it has failed.
 type clientConn struct {
-	conn   net.Conn
-	queue  chan *outgoing
-	stops  chan uint64   // scans to be given up, which nobody waits for
-	failed chan struct{} // closed when the connection is of no use any longer
-	heard  atomic.Int64  // when something was last read, in nanoseconds since began
-	began  time.Time
+	conn     net.Conn
+	identity uint64        // of the store, 0 if not known
+	wake     chan struct{} // has room for one: there is something to write
+	failed   chan struct{} // closed when the connection is of no use any longer
+	heard    atomic.Int64  // when something was last read, in nanoseconds since began
+	began    time.Time
 
-	calls struct {
+	mu struct {
 		sync.Mutex
+		out     []byte        // frames that wait to be written
+		spare   []byte        // what out was before
+		writing bool          // the writer is awake, or about to be
+		room    chan struct{} // closed when out has been taken, nil if nobody waits for that
+		last    uint64        // id of the last request
+		wait    map[uint64]*waiter
+
 		pending int // callers, from enter to exit
 		failed  bool
 		retired bool // takes no new callers, and fails when the last has gone
 		parted  bool // the server takes no more requests
-		last    uint64
-		wait    map[uint64]chan response // of requests that were sent; have room for one
 	}
 }
 
-// outgoing is a request that waits to be written. Under clientConn.calls, either
-// the writer gives it an id and sends it, or its caller leaves first.
-type outgoing struct {
-	request
-	wait chan response // nil if nobody waits
-	left bool
+// waiter is a caller that waits for a response. It is the caller's once done has
+// received or leave was called, until release.
+type waiter struct {
+	done chan struct{} // has room for one
+	resp response      // its result is good until release, unless it is the caller's own
+	own  bool
+	id   uint64
+	buf  []byte
 }
 
-func dialServer(ctx context.Context, endpoint string) (*clientConn, error) {
-	conn, err := dial(ctx, endpoint)
-	if err != nil {
-		return nil, err
+var waiters = sync.Pool{New: func() any { return &waiter{done: make(chan struct{}, 1)} }}
+
+// keep returns b, which is a part of the result, for longer than until release.
+func (w *waiter) keep(b []byte) []byte {
+	if w.own {
+		return b
 	}
+	return append(make([]byte, 0, len(b)), b...)
+}
+
+func (w *waiter) release() {
+	*w = waiter{done: w.done, buf: w.buf}
+	waiters.Put(w)
+}
+
+// deliver has the waiter go on with a response.
+func (w *waiter) deliver(r response, own bool) {
+	if !own && len(r.result) > 0 {
+		w.buf = append(w.buf[:0], r.result...)
+		r.result = w.buf
+	}
+	w.resp, w.own = r, own
+	w.done <- struct{}{}
+}
+
+// newClientConn says hello to a server.
+func newClientConn(ctx context.Context, conn net.Conn, h clientHello) (*clientConn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	_, err = conn.Write(hello)
+	_, err := conn.Write(h.append(nil))
+	identity := uint64(0)
 	if err == nil {
-		err = readHello(conn)
+		identity, err = readServerHello(conn)
 	}
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -58,13 +90,13 @@ func dialServer(ctx context.Context, endpoint string) (*clientConn, error) {
 		return nil, err
 	}
 	c := &clientConn{
-		conn:   conn,
-		queue:  make(chan *outgoing, maxQueued),
-		stops:  make(chan uint64, maxQueued),
-		failed: make(chan struct{}),
-		began:  time.Now(),
+		conn:     conn,
+		identity: identity,
+		wake:     make(chan struct{}, 1),
+		failed:   make(chan struct{}),
+		began:    time.Now(),
 	}
-	c.calls.wait = make(map[uint64]chan response)
+	c.mu.wait = make(map[uint64]*waiter)
 	return c, nil
 }
 
@@ -76,14 +108,14 @@ func (c *clientConn) stuck() bool {
 
 // fail ends the connection and all that waits for it.
 func (c *clientConn) fail() {
-	c.calls.Lock()
-	defer c.calls.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.failLocked()
 }
 
 func (c *clientConn) failLocked() {
-	if !c.calls.failed {
-		c.calls.failed = true
+	if !c.mu.failed {
+		c.mu.failed = true
 		close(c.failed)
 		c.conn.Close()
 	}
@@ -91,10 +123,33 @@ func (c *clientConn) failLocked() {
 
 // retire ends the connection once nothing waits for it.
 func (c *clientConn) retire() {
-	c.calls.Lock()
-	defer c.calls.Unlock()
-	c.calls.retired = true
-	if c.calls.pending == 0 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.retired = true
+	if c.mu.pending == 0 {
+		c.failLocked()
+	}
+}
+
+var errConnection = errors.New("the connection has failed")
+
+// enter makes the caller one that the connection stays for until exit, unless it
+// fails.
+func (c *clientConn) enter() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.failed || c.mu.retired {
+		return errConnection
+	}
+	c.mu.pending++
+	return nil
+}
+
+// exit undoes enter.
+func (c *clientConn) exit() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.pending--; c.mu.pending == 0 && c.mu.retired {
 		c.failLocked()
 	}
 }
@@ -102,8 +157,11 @@ func (c *clientConn) retire() {
 // read hands out responses until the connection fails.
 func (c *clientConn) read() {
 	defer c.fail()
-	for r := bufio.NewReader(c.conn); ; {
-		body, err := readFrame(r)
+	in := frameReader{r: c.conn}
+	defer in.giveBack()
+	for {
+		waits := !in.ready()
+		body, own, err := in.next()
 		if err != nil {
 			return
 		}
@@ -111,21 +169,20 @@ func (c *clientConn) read() {
 		if err != nil {
 			return
 		}
-		c.heard.Store(int64(time.Since(c.began)))
+		if waits {
+			c.heard.Store(int64(time.Since(c.began)))
+		}
 		if resp.id == 0 {
 			c.parted(resp)
 			return
 		}
-		c.answered(resp)
-	}
-}
-
-func (c *clientConn) answered(resp response) {
-	c.calls.Lock()
-	defer c.calls.Unlock()
-	if wait := c.calls.wait[resp.id]; wait != nil {
-		delete(c.calls.wait, resp.id)
-		wait <- resp
+		c.mu.Lock()
+		w := c.mu.wait[resp.id]
+		delete(c.mu.wait, resp.id)
+		c.mu.Unlock()
+		if w != nil {
+			w.deliver(resp, own)
+		}
 	}
 }
 
@@ -135,135 +192,156 @@ func (c *clientConn) parted(goodbye response) {
 	if n <= 0 {
 		return
 	}
-	c.calls.Lock()
-	defer c.calls.Unlock()
-	c.calls.parted = true
-	for id, wait := range c.calls.wait {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.parted = true
+	for id, w := range c.mu.wait {
 		if id > last {
-			delete(c.calls.wait, id)
-			wait <- response{id: id, code: goodbye.code}
+			delete(c.mu.wait, id)
+			w.deliver(response{id: id, code: goodbye.code}, false)
 		}
 	}
 }
 
-// write writes requests until the connection fails: all that wait with one flush.
+// write writes what callers have appended, all that waits at a time, until the
+// connection fails.
 func (c *clientConn) write() {
 	defer c.fail()
-	var body []byte
-	for w := bufio.NewWriterSize(c.conn, 64<<10); ; {
-		var out *outgoing
+	for {
 		select {
-		case out = <-c.queue:
-		case scan := <-c.stops:
-			out = &outgoing{request: request{method: methodScanStop, arg: appendScan(nil, scan)}}
+		case <-c.wake:
 		case <-c.failed:
 			return
 		}
-		if c.send(out) {
-			body = out.append(body[:0])
+		for b := c.take(nil); b != nil; b = c.take(b) {
 			c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-			if writeFrame(w, body) != nil {
+			if _, err := c.conn.Write(b); err != nil {
 				return
 			}
-			if cap(body) > 1<<20 {
-				body = nil
-			}
-		}
-		if len(c.queue) == 0 && len(c.stops) == 0 && w.Flush() != nil {
-			return
 		}
 	}
 }
 
-// send gives a request its id, in the order in which requests are written. It is
-// false if the caller has left or the server would not take it.
-func (c *clientConn) send(out *outgoing) bool {
-	c.calls.Lock()
-	defer c.calls.Unlock()
-	if out.left || c.calls.parted {
-		return false
+// take returns what is to be written next, nil if there is nothing. was is what has
+// been written.
+func (c *clientConn) take(was []byte) []byte {
+	runtime.Gosched() // whoever is about to append something does
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if was != nil && cap(was) <= keepBuffer {
+		c.mu.spare = was[:0]
 	}
-	c.calls.last++
-	out.id = c.calls.last
-	if out.wait != nil {
-		c.calls.wait[out.id] = out.wait
+	if len(c.mu.out) == 0 {
+		c.mu.writing = false
+		return nil
 	}
-	return true
+	b := c.mu.out
+	c.mu.out, c.mu.spare = c.mu.spare, nil
+	if c.mu.room != nil {
+		close(c.mu.room)
+		c.mu.room = nil
+	}
+	return b
 }
 
-var errConnection = errors.New("the connection has failed")
-
-// enter makes the caller one that the connection stays for until exit, unless it
-// fails.
-func (c *clientConn) enter() error {
-	c.calls.Lock()
-	defer c.calls.Unlock()
-	if c.calls.failed || c.calls.retired {
-		return errConnection
-	}
-	c.calls.pending++
-	return nil
-}
-
-// exit undoes enter.
-func (c *clientConn) exit() {
-	c.calls.Lock()
-	defer c.calls.Unlock()
-	if c.calls.pending--; c.calls.pending == 0 && c.calls.retired {
-		c.failLocked()
-	}
-}
-
-// giveUp has the server told that a scan is over, and does not wait. If there is
-// no room, the server finds out when the scan has been idle for long enough.
-func (c *clientConn) giveUp(scan uint64) {
-	select {
-	case c.stops <- scan:
-	default:
-	}
-}
-
-// roundTrip sends a request and waits for its response, for one who has entered.
-// sent says whether the server may have got it.
-func (c *clientConn) roundTrip(ctx context.Context, m method, arg []byte) (resp response, sent bool, err error) {
-	out := &outgoing{request: request{method: m, arg: arg}, wait: make(chan response, 1)}
-	if deadline, ok := ctx.Deadline(); ok {
-		out.timeout = max(1, time.Until(deadline))
-	}
-
-	select {
-	case c.queue <- out:
+// send appends a request and returns the waiter for its response. It waits while too
+// much is to be written. There is no error if the server may get the request.
+func (c *clientConn) send(ctx context.Context, r request) (*waiter, error) {
+	c.mu.Lock()
+	for len(c.mu.out) > maxUnwritten && !c.mu.failed {
+		if c.mu.room == nil {
+			c.mu.room = make(chan struct{})
+		}
+		room := c.mu.room
+		c.mu.Unlock()
 		select {
-		case resp = <-out.wait:
-			return resp, true, nil
-		case <-ctx.Done():
-			err = ctx.Err()
+		case <-room:
 		case <-c.failed:
-			err = errConnection
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
+		c.mu.Lock()
+	}
+	w := waiters.Get().(*waiter)
+	switch {
+	case c.mu.failed:
+		c.mu.Unlock()
+		w.release()
+		return nil, errConnection
+	case c.mu.parted:
+		c.mu.Unlock()
+		w.deliver(response{code: uint64(store.ErrClosed.Code())}, false)
+		return w, nil
+	}
+	w.id = c.appendLocked(r)
+	c.mu.wait[w.id] = w
+	c.wakeLocked()
+	return w, nil
+}
+
+func (c *clientConn) appendLocked(r request) (id uint64) {
+	c.mu.last++
+	r.id = c.mu.last
+	b, at := beginFrame(c.mu.out)
+	b = r.append(b)
+	endFrame(b, at)
+	c.mu.out = b
+	return r.id
+}
+
+// wakeLocked has the writer see what was appended, and unlocks mu.
+func (c *clientConn) wakeLocked() {
+	sleeps := !c.mu.writing
+	c.mu.writing = true
+	c.mu.Unlock()
+	if sleeps {
+		c.wake <- struct{}{}
+	}
+}
+
+// tell sends a request about another, which is not answered to anybody. If there is
+// no room it is not sent: the server finds out by itself after some time.
+func (c *clientConn) tell(m method, about uint64) {
+	c.mu.Lock()
+	if c.mu.failed || c.mu.parted || len(c.mu.out) > maxUnwritten {
+		c.mu.Unlock()
+		return
+	}
+	c.appendLocked(request{method: m, arg: binary.AppendUvarint(nil, about)})
+	c.wakeLocked()
+}
+
+// roundTrip sends a request and waits for its response, for one who has entered and
+// who has to release it. sent says whether the server may have got it, if there is an
+// error.
+func (c *clientConn) roundTrip(ctx context.Context, r request) (w *waiter, sent bool, err error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		r.timeout = max(1, time.Until(deadline))
+	}
+	if w, err = c.send(ctx, r); err != nil {
+		return nil, false, err
+	}
+	select {
+	case <-w.done:
+		return w, true, nil
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-c.failed:
 		err = errConnection
 	}
-	id := c.leave(out)
-	select {
-	case resp = <-out.wait:
-		return resp, true, nil
-	default:
+	c.mu.Lock()
+	waits := c.mu.wait[w.id] == w
+	delete(c.mu.wait, w.id)
+	c.mu.Unlock()
+	if !waits {
+		<-w.done // it is there, or about to be
+		return w, true, nil
 	}
-	if id != 0 && m == methodScan {
-		c.giveUp(id) // the server may have opened it, or be about to
+	if r.method == methodScan {
+		c.tell(methodScanStop, w.id) // the server may have opened it, or be about to
+	} else if ctx.Err() != nil {
+		c.tell(methodCancel, w.id)
 	}
-	return response{}, id != 0, err
-}
-
-// leave ends a caller's wait and returns the id of its request, 0 if that was not
-// sent.
-func (c *clientConn) leave(out *outgoing) (id uint64) {
-	c.calls.Lock()
-	defer c.calls.Unlock()
-	out.left = true
-	delete(c.calls.wait, out.id)
-	return out.id
+	w.release()
+	return nil, true, err
 }

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -145,13 +144,4 @@ func removeStale(path string) error {
 func (l *unixListener) Close() error {
 	l.once.Do(func() { os.Remove(l.path) })
 	return l.UnixListener.Close()
-}
-
-func dial(ctx context.Context, endpoint string) (net.Conn, error) {
-	network, address, err := parseEndpoint(endpoint)
-	if err != nil {
-		return nil, err
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, network, address)
 }

@@ -137,11 +137,12 @@ func (c *Client) enrolled(ctx context.Context) (*enrolment, error) {
 
 // Enrol implements [Backend], for a server that passes on what it is asked.
 func (c *Client) Enrol(ctx context.Context, nonce uint64) (client uint64, err error) {
-	b, err := c.call(ctx, methodEnrol, command.AppendOp(nil, &engine.Op{}, once.ID{Nonce: nonce}))
-	if err != nil {
-		return 0, err
-	}
-	return parseEnrolled(b)
+	r := request{method: methodEnrol, arg: command.AppendOp(nil, &engine.Op{}, once.ID{Nonce: nonce})}
+	err = c.call(ctx, r, func(w *waiter) (err error) {
+		client, err = parseEnrolled(w.resp.result)
+		return err
+	})
+	return client, err
 }
 
 // do does one operation, as often as it takes to know what came of it.
@@ -177,14 +178,27 @@ func (c *Client) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Resu
 	}
 }
 
+// args are buffers for operations that are written.
+var args = sync.Pool{New: func() any { return new([]byte) }}
+
 // write sends one write until its result is known. exposed tells whether there was
 // an attempt, before the one that was answered, that may have had an effect.
 func (c *Client) write(ctx context.Context, op *engine.Op, id once.ID) (res engine.Result, exposed bool, err error) {
-	conn, resp, exposed, err := c.ask(ctx, methodWrite, command.AppendOp(nil, op, id))
+	arg := args.Get().(*[]byte)
+	*arg = command.AppendOp((*arg)[:0], op, id)
+	conn, w, exposed, err := c.ask(ctx, request{method: methodWrite, arg: *arg})
+	if cap(*arg) <= keepBuffer {
+		args.Put(arg)
+	}
 	if err != nil {
 		return engine.Result{}, exposed, err
 	}
+	b := w.resp.result
+	if op.Kind == engine.Transact {
+		b = w.keep(b) // what it has read is the caller's
+	}
+	res, err = parseResult(b)
+	w.release()
 	conn.exit()
-	res, err = parseResult(resp.result)
 	return res, exposed, garbled(err, store.ErrUnknown)
 }

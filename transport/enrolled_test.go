@@ -78,7 +78,7 @@ func TestWritesWhoseAnswersAreLostAreDoneOnce(t *testing.T) {
 	var cuts atomic.Int64
 	var endpoints []string
 	for range 2 {
-		server := NewServer(s)
+		server := newServer(s)
 		l, err := Listen("tcp://127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestClientThatWasForgottenEnrolsAgain(t *testing.T) {
 	var now clock.Fake
 	s := local.Open(local.Options{Clock: &now})
 	defer s.Close()
-	server := NewServer(s)
+	server := newServer(s)
 	defer server.Close()
 	l, err := Listen("tcp://127.0.0.1:0")
 	if err != nil {
@@ -194,6 +194,8 @@ type held struct {
 	arrived sync.WaitGroup
 }
 
+func (*held) Prompt() bool { return false }
+
 func (h *held) DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Result, error) {
 	if op.Kind != engine.Void && h.first.Add(-1) >= 0 {
 		defer h.arrived.Done()
@@ -212,7 +214,7 @@ func TestWriteThatWasGivenUpHasNoEffectAfterALaterOne(t *testing.T) {
 	h := &held{Backend: s, goOn: make(chan struct{})}
 	h.first.Store(2)
 	h.arrived.Add(2)
-	server := NewServer(h)
+	server := newServer(h)
 	l, err := Listen("tcp://127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

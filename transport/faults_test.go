@@ -33,8 +33,8 @@ func deaf(t *testing.T) (endpoint string) {
 			}
 			done.Go(func() {
 				defer conn.Close()
-				readHello(conn)
-				conn.Write(hello)
+				readClientHello(conn)
+				conn.Write(serverHello)
 				<-stop
 			})
 		}
@@ -113,7 +113,7 @@ func TestClientLeavesAServerThatIsSilent(t *testing.T) {
 func TestServerAnswersWhatIsUnderWayWhenItCloses(t *testing.T) {
 	for range 5 {
 		s := local.Open(local.Options{})
-		server := NewServer(slow{s})
+		server := newServer(slow{s})
 		l, err := Listen("tcp://127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -157,6 +157,8 @@ func TestServerAnswersWhatIsUnderWayWhenItCloses(t *testing.T) {
 // slow takes a moment for each write.
 type slow struct{ *local.Store }
 
+func (slow) Prompt() bool { return false }
+
 func (s slow) DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Result, error) {
 	time.Sleep(time.Millisecond)
 	return s.Store.DoOnce(ctx, op, id)
@@ -165,7 +167,7 @@ func (s slow) DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Resu
 func TestThousandCallersShareOneConnection(t *testing.T) {
 	s := local.Open(local.Options{})
 	defer s.Close()
-	server := NewServer(s)
+	server := newServer(s)
 	defer server.Close()
 	l, err := Listen("tcp://127.0.0.1:0")
 	if err != nil {

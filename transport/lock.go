@@ -112,20 +112,20 @@ func (c *Client) AwaitLock(ctx context.Context, key string, owner []byte, at sto
 	if err := cmp.Or(store.CheckKey(key), store.CheckOwner(owner)); err != nil {
 		return store.LockPlace{}, err
 	}
-	b, err := c.wait(ctx, wait, methodAwaitLock, await{key, owner, at, wait}.append(nil))
-	if err != nil {
-		return store.LockPlace{}, err
-	}
-	place, err := parsePlace(b)
-	return place, garbled(err, store.ErrUnavailable)
+	var place store.LockPlace
+	err := c.wait(ctx, wait, request{method: methodAwaitLock, arg: await{key, owner, at, wait}.append(nil)}, func(w *waiter) (err error) {
+		place, err = parsePlace(w.resp.result)
+		return err
+	})
+	return place, err
 }
 
 // LockHolder implements lock.Backend.
-func (c *Client) LockHolder(ctx context.Context, key string) (store.LockHolder, bool, error) {
-	b, err := c.read(ctx, methodLockHolder, key)
-	if err != nil {
-		return store.LockHolder{}, false, err
-	}
-	h, ok, err := parseHolder(b)
-	return h, ok, garbled(err, store.ErrUnavailable)
+func (c *Client) LockHolder(ctx context.Context, key string) (h store.LockHolder, ok bool, err error) {
+	err = c.read(ctx, methodLockHolder, key, func(w *waiter) (err error) {
+		h, ok, err = parseHolder(w.resp.result)
+		h.Owner = w.keep(h.Owner)
+		return err
+	})
+	return h, ok, err
 }

@@ -1,13 +1,11 @@
 package transport
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"time"
 
@@ -17,9 +15,9 @@ import (
 	"dkv/store/engine"
 )
 
-// The protocol. Both sides begin with a hello: four bytes of magic and one of
-// version. Then come frames, each a length (4 bytes, little-endian, that of what
-// follows) and a body. A request's body is
+// The protocol. Both sides begin with a hello, see clientHello. Then come frames, each
+// a length (4 bytes, little-endian, that of what follows) and a body. A request's body
+// is
 //
 //	id       uvarint   chosen by the client, repeated in the response
 //	timeout  uvarint   nanoseconds the client will wait, 0 = no limit
@@ -55,17 +53,12 @@ import (
 // the same way for a place in the queue for a lock to change. A connection that has too
 // many polls under way gets store.ErrBusy.
 const (
-	magic   = "dkv\x00"
-	version = 3
-
 	// maxFrame bounds a body: the largest operation, a transaction of as many
 	// parts as there may be, or a page of the largest entry alone, and what goes
 	// with it.
 	maxFrame = store.MaxKeySize + max(store.MaxValueSize, store.MaxTxnSize) + store.MaxTxnOps*txnPart + 256
 	txnPart  = 32 // what is around the key and the value of an operation
 )
-
-var hello = append([]byte(magic), version)
 
 type method byte
 
@@ -84,6 +77,7 @@ const (
 	methodPoll
 	methodAwaitLock
 	methodLockHolder
+	methodCancel
 	methods
 )
 
@@ -97,6 +91,7 @@ type request struct {
 	id      uint64
 	timeout time.Duration
 	method  method
+	key     string // what arg begins with, if it is set; not of a request that was parsed
 	arg     []byte
 }
 
@@ -104,6 +99,7 @@ func (r request) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, r.id)
 	b = binary.AppendUvarint(b, uint64(r.timeout))
 	b = append(b, byte(r.method))
+	b = append(b, r.key...)
 	return append(b, r.arg...)
 }
 
@@ -183,53 +179,6 @@ func goodbye(last uint64) response {
 	return response{code: uint64(store.ErrClosed.Code()), result: binary.AppendUvarint(nil, last)}
 }
 
-// writeFrame writes a frame; the caller flushes.
-func writeFrame(w *bufio.Writer, body []byte) error {
-	var n [4]byte
-	binary.LittleEndian.PutUint32(n[:], uint32(len(body)))
-	if _, err := w.Write(n[:]); err != nil {
-		return err
-	}
-	_, err := w.Write(body)
-	return err
-}
-
-// readFrame reads a frame. It allocates as the body arrives, not as its length
-// claims.
-func readFrame(r *bufio.Reader) ([]byte, error) {
-	var h [4]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return nil, err
-	}
-	n := int(binary.LittleEndian.Uint32(h[:]))
-	if n > maxFrame {
-		return nil, errProtocol
-	}
-	const atOnce = 64 << 10
-	if n <= atOnce {
-		body := make([]byte, n)
-		_, err := io.ReadFull(r, body)
-		return body, err
-	}
-	var body bytes.Buffer
-	body.Grow(atOnce)
-	if _, err := io.CopyN(&body, r, int64(n)); err != nil {
-		return nil, err
-	}
-	return body.Bytes(), nil
-}
-
-func readHello(r io.Reader) error {
-	var b [len(magic) + 1]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return err
-	}
-	if !bytes.Equal(b[:], hello) {
-		return errProtocol
-	}
-	return nil
-}
-
 // A found value or entry begins with a byte that is 1; what is not found is the
 // byte 0 alone.
 
@@ -267,7 +216,7 @@ func parseResult(b []byte) (engine.Result, error) {
 func parseEnrolled(b []byte) (client uint64, err error) {
 	client, n := binary.Uvarint(b)
 	if n != len(b) || client == 0 {
-		return 0, garbled(errProtocol, store.ErrUnavailable)
+		return 0, errProtocol
 	}
 	return client, nil
 }

@@ -30,14 +30,15 @@ func (c *Client) scan(ctx context.Context, r store.Range, yield func(store.Entry
 	if err := cmp.Or(r.Check(), ops.CheckContext(ctx)); err != nil {
 		return err
 	}
-	conn, resp, _, err := c.ask(ctx, methodScan, appendRange(nil, r))
+	conn, w, _, err := c.ask(ctx, request{method: methodScan, arg: appendRange(nil, r)})
 	if err != nil {
 		return err
 	}
-	s := remoteScan{client: c, conn: conn, id: resp.id, open: true}
+	s := remoteScan{client: c, conn: conn, id: w.id, open: true}
 	defer s.giveUp()
 
-	p, err := parsePage(resp.result, r.KeysOnly)
+	p, err := parsePage(w.keep(w.resp.result), r.KeysOnly)
+	w.release()
 	if err != nil {
 		return garbled(err, store.ErrUnavailable)
 	}
@@ -97,7 +98,7 @@ func (s *remoteScan) over() {
 // giveUp has the server drop the cursor if there is one.
 func (s *remoteScan) giveUp() {
 	if s.open {
-		s.conn.giveUp(s.id)
+		s.conn.tell(methodScanStop, s.id)
 		s.over()
 	}
 }
@@ -107,20 +108,23 @@ func (s *remoteScan) next(ctx context.Context) ([]byte, error) {
 	if err := ops.CheckContext(ctx); err != nil {
 		return nil, err
 	}
-	resp, _, err := s.conn.roundTrip(ctx, methodScanNext, appendScan(nil, s.id))
-	if err == nil && resp.code == 0 {
-		return resp.result, nil
-	}
+	w, _, err := s.conn.roundTrip(ctx, request{method: methodScanNext, arg: appendScan(nil, s.id)})
 	if err == nil {
+		resp := w.resp
+		resp.result = w.keep(resp.result)
+		w.release()
+		if resp.code == 0 {
+			return resp.result, nil
+		}
 		s.over()
 		if resp.code != uint64(store.ErrClosed.Code()) {
 			return nil, resp.err(store.ErrUnavailable)
 		}
 		err = resp.err(store.ErrUnavailable) // the server closes
 	} else if s.conn.stuck() {
-		s.client.retire(s.conn)
+		s.client.servers.retire(s.conn)
 	}
-	if _, closed := s.client.current(); closed != nil {
+	if closed := s.client.Live(); closed != nil {
 		return nil, closed
 	}
 	if ctx.Err() != nil {

@@ -82,7 +82,7 @@ func (c *cutConn) Write(b []byte) (int, error) {
 func TestScanWhoseConnectionIsCutEndsWithAnErrorBehindWhatIsRight(t *testing.T) {
 	const n = firstPageEntries + pageEntries + 200
 	ended := make(map[int]int)
-	for left := len(hello) + 1; left < 60_000; left += 2917 {
+	for left := len(serverHello) + 1; left < 60_000; left += 2917 {
 		l, err := Listen("tcp://127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -121,12 +121,12 @@ func TestScanKeepsAConnectionThatOthersHaveLeft(t *testing.T) {
 	s.fill(t, severalPages, "value")
 	c := connect(t, s.endpoint, s.endpoint)
 	next, _ := begin(t, c)
-	conn, _ := c.current()
-	c.retire(conn)
+	conn := c.current()
+	c.servers.retire(conn)
 	if _, _, err := c.Get(background(t), "k"); err != nil {
 		t.Fatal(err)
 	}
-	if now, _ := c.current(); now == conn {
+	if c.current() == conn {
 		t.Fatal("the connection is still in use")
 	}
 	if n, err := rest(next); n != severalPages-1 || err != nil {
@@ -153,10 +153,10 @@ func answering(t *testing.T, responses ...response) (endpoint string, stopped ch
 		defer conn.Close()
 		conn.SetDeadline(time.Now().Add(20 * time.Second))
 		r, w := bufio.NewReader(conn), bufio.NewWriter(conn)
-		if readHello(r) != nil {
+		if _, err := readClientHello(r); err != nil {
 			return
 		}
-		w.Write(hello)
+		w.Write(serverHello)
 		for {
 			w.Flush()
 			body, err := readFrame(r)

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net"
 	"reflect"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,7 +58,7 @@ func serveScansOn(t *testing.T, l net.Listener) *scanned {
 	t.Helper()
 	s := &scanned{clock: new(clock.Fake), endpoint: "tcp://" + l.Addr().String()}
 	s.watched = &watched{Store: local.Open(local.Options{Clock: s.clock})}
-	s.server = NewServer(s.watched)
+	s.server = newServer(s.watched)
 	s.server.clock = s.clock
 	s.server.Start(l)
 	t.Cleanup(func() {
@@ -192,7 +193,7 @@ type raw struct {
 
 func dialRaw(t *testing.T, endpoint string) *raw {
 	t.Helper()
-	conn, err := dial(background(t), endpoint)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +202,7 @@ func dialRaw(t *testing.T, endpoint string) *raw {
 	c := &raw{t, conn, bufio.NewReader(conn), bufio.NewWriter(conn)}
 	c.w.Write(hello)
 	c.w.Flush()
-	if err := readHello(c.r); err != nil {
+	if _, err := readServerHello(c.r); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -163,11 +163,11 @@ func TestScanOfOnePageTakesOneRequest(t *testing.T) {
 		t.Fatal(len(got), err)
 	}
 	s.wantScans(t, 0)
-	conn, _ := c.current()
-	conn.calls.Lock()
-	defer conn.calls.Unlock()
-	if conn.calls.last != 1 || conn.calls.pending != 0 {
-		t.Fatalf("%d requests, of which %d are pending", conn.calls.last, conn.calls.pending)
+	conn := c.current()
+	conn.mu.Lock()
+	defer conn.mu.Unlock()
+	if conn.mu.last != 1 || conn.mu.pending != 0 {
+		t.Fatalf("%d requests, of which %d are pending", conn.mu.last, conn.mu.pending)
 	}
 }
 
@@ -188,7 +188,7 @@ func TestBadRangesAreNotSent(t *testing.T) {
 		!errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if conn, _ := c.current(); conn != nil {
+	if c.current() != nil {
 		t.Error("the client has connected")
 	}
 }

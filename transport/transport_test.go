@@ -11,8 +11,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"dkv/internal/command"
@@ -28,11 +30,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// newServer returns a server of one store.
+func newServer(b Backend) *Server {
+	s := NewServer(ServerOptions{})
+	s.Handle(0, b)
+	return s
+}
+
 // serve opens a store in memory and a server of it, and returns the endpoint.
 func serve(t *testing.T, endpoint string) string {
 	t.Helper()
 	s := local.Open(local.Options{})
-	server := NewServer(s)
+	server := newServer(s)
 	l, err := Listen(endpoint)
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +59,7 @@ func serve(t *testing.T, endpoint string) string {
 
 func connect(t *testing.T, endpoints ...string) *Client {
 	t.Helper()
-	c, err := NewClient(endpoints)
+	c, err := NewClient(ClientOptions{Endpoints: endpoints})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +119,7 @@ func TestClientGoesOnAtTheNextEndpoint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		server := NewServer(s)
+		server := newServer(s)
 		server.Start(l)
 		defer server.Close()
 		servers = append(servers, server)
@@ -138,6 +147,8 @@ type stuck struct {
 	began chan struct{}
 }
 
+func (stuck) Prompt() bool { return false }
+
 func (s stuck) DoOnce(ctx context.Context, _ engine.Op, _ once.ID) (engine.Result, error) {
 	s.began <- struct{}{}
 	<-ctx.Done()
@@ -149,7 +160,7 @@ func TestWriteWhoseConnectionIsCutIsUnknown(t *testing.T) {
 	defer cancel()
 	s := stuck{local.Open(local.Options{}), make(chan struct{}, 1)}
 	defer s.Close()
-	server := NewServer(s)
+	server := newServer(s)
 	l, err := Listen("tcp://127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +181,7 @@ func TestDeadlineOfTheClientEndsTheWorkOfTheServer(t *testing.T) {
 	const n = maxInFlight + 10 // more than are worked on at a time
 	s := stuck{local.Open(local.Options{}), make(chan struct{}, n)}
 	defer s.Close()
-	server := NewServer(s)
+	server := newServer(s)
 	l, err := Listen("tcp://127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +205,7 @@ func TestDeadlineOfTheClientEndsTheWorkOfTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := bufio.NewReader(conn)
-	if err := readHello(r); err != nil {
+	if _, err := readServerHello(r); err != nil {
 		t.Fatal(err)
 	}
 	for range n {
@@ -218,12 +229,14 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 	for name, sent := range map[string][]byte{
 		"http":            []byte("GET / HTTP/1.1\r\n\r\n"),
 		"another version": append([]byte(magic), version+1),
+		"hello too large": append(bytes.Clone(preamble), 0, 0, 1, 0),
+		"empty hello":     append(bytes.Clone(preamble), 0, 0, 0, 0),
 		"frame too large": huge,
 		"no request":      append(bytes.Clone(hello), 1, 0, 0, 0, 0x80),
 		"unknown method":  append(bytes.Clone(hello), 3, 0, 0, 0, 1, 0, byte(methods)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn, err := dial(ctx, endpoint)
+			conn, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -236,7 +249,7 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 			if err != nil && !errors.Is(err, syscall.ECONNRESET) {
 				t.Fatal(err)
 			}
-			if len(reply) > len(hello) {
+			if len(reply) > len(serverHello) {
 				t.Fatalf("answered %q", reply)
 			}
 		})
@@ -317,13 +330,16 @@ func FuzzFrames(f *testing.F) {
 		}
 		db.JoinLock(context.Background(), name, fmt.Append(nil, "owner--", limit), limit, time.Hour, true)
 	}
-	s := NewServer(db)
+	s := newServer(db)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if req, err := parseRequest(b); err == nil {
-			req.timeout = time.Nanosecond
-			scans := newCursors(context.Background(), s.backend, s.clock)
-			s.answer(context.Background(), req, scans.receive(req))
-			scans.close()
+			c := newServed(s, nil, db)
+			ctx, cancel := context.WithTimeout(c.ctx, time.Nanosecond)
+			c.answer(ctx, req, c.scans.receive(req))
+			cancel()
+			c.cancelled(req.arg)
+			c.cancel()
+			c.scans.close()
 		}
 		if resp, err := parseResponse(b); err == nil {
 			if again, err := parseResponse(resp.append(nil)); err != nil || again.id != resp.id || again.code != resp.code {
@@ -349,6 +365,12 @@ func FuzzFrames(f *testing.F) {
 		parseEntry("k", b)
 		parseResult(b)
 		parseInfo(b)
-		readFrame(bufio.NewReader(bytes.NewReader(b)))
+		readClientHello(bytes.NewReader(b))
+		readServerHello(bytes.NewReader(b))
+		in := frameReader{r: iotest.OneByteReader(bytes.NewReader(b))}
+		for _, _, err := in.next(); err == nil; {
+			_, _, err = in.next()
+		}
+		in.giveBack()
 	})
 }

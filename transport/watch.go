@@ -158,21 +158,21 @@ func (c *Client) poll(ctx context.Context, what store.Watch) (events []store.Eve
 }
 
 // Poll implements [Backend]. A server decides how much it returns.
-func (c *Client) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, _ int64) ([]store.Event, store.Revision, error) {
-	b, err := c.wait(ctx, wait, methodPoll, poll{space, what, wait}.append(nil))
-	if err != nil {
-		return nil, 0, err
-	}
-	events, next, err := parseEvents(b)
-	return events, next, garbled(err, store.ErrUnavailable)
+func (c *Client) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, _ int64) (events []store.Event, next store.Revision, err error) {
+	r := request{method: methodPoll, arg: poll{space, what, wait}.append(nil)}
+	err = c.wait(ctx, wait, r, func(w *waiter) (err error) {
+		events, next, err = parseEvents(w.keep(w.resp.result))
+		return err
+	})
+	return events, next, err
 }
 
 // wait is call for a request that a server answers only after the time that it says.
-func (c *Client) wait(ctx context.Context, wait time.Duration, m method, arg []byte) ([]byte, error) {
+func (c *Client) wait(ctx context.Context, wait time.Duration, r request, parse func(*waiter) error) error {
 	if wait > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, wait+pollGrace)
 		defer cancel()
 	}
-	return c.call(ctx, m, arg)
+	return c.call(ctx, r, parse)
 }

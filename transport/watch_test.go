@@ -13,15 +13,15 @@ import (
 	"dkv/store/local"
 )
 
-// servers has several servers of one store.
-func servers(t *testing.T, s *local.Store, n int) (all []*Server, endpoints []string) {
+// serversOf has several servers of one store.
+func serversOf(t *testing.T, s *local.Store, n int) (all []*Server, endpoints []string) {
 	t.Helper()
 	for range n {
 		l, err := Listen("tcp://127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		server := NewServer(s)
+		server := newServer(s)
 		server.Start(l)
 		t.Cleanup(func() { server.Close() })
 		all = append(all, server)
@@ -34,7 +34,7 @@ func TestWatchGoesOnAtTheNextEndpoint(t *testing.T) {
 	ctx := background(t)
 	s := local.Open(local.Options{})
 	defer s.Close()
-	all, endpoints := servers(t, s, 3)
+	all, endpoints := serversOf(t, s, 3)
 	c := connect(t, endpoints...)
 	events, err := c.Watch(ctx, store.Watch{Prefix: "k"})
 	if err != nil {
@@ -69,7 +69,7 @@ func TestIdleWatchKnowsHowFarItHasLooked(t *testing.T) {
 	ctx := background(t)
 	s := local.Open(local.Options{})
 	defer s.Close()
-	_, endpoints := servers(t, s, 1)
+	_, endpoints := serversOf(t, s, 1)
 	c := connect(t, endpoints...)
 	_, next, err := c.Poll(ctx, 0, store.Watch{Key: "k"}, 0, 1)
 	if err != nil || next != 1 {
@@ -91,7 +91,7 @@ func TestServerThatClosesDoesNotWaitForWatches(t *testing.T) {
 	ctx := background(t)
 	s := local.Open(local.Options{})
 	defer s.Close()
-	all, endpoints := servers(t, s, 1)
+	all, endpoints := serversOf(t, s, 1)
 	c := connect(t, endpoints...)
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -132,7 +132,7 @@ func TestLockSurvivesTheServerItWasTakenThrough(t *testing.T) {
 	ctx := background(t)
 	s := local.Open(local.Options{})
 	defer s.Close()
-	all, endpoints := servers(t, s, 2)
+	all, endpoints := serversOf(t, s, 2)
 	holder, waiter := lock.New(connect(t, endpoints...)), lock.New(connect(t, endpoints...))
 	defer holder.Close()
 	defer waiter.Close()

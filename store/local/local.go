@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"iter"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,8 @@ type Store struct {
 	locks  *lockqueue.Queues
 	closed atomic.Bool
 
+	identity uint64
+
 	clients struct {
 		sync.Mutex
 		once.Clients
@@ -56,7 +59,7 @@ func Open(opts Options) *Store {
 	if opts.Engine.New == nil {
 		opts.Engine = maple.Factory
 	}
-	s := &Store{limit: opts.MaxBytes}
+	s := &Store{limit: opts.MaxBytes, identity: rand.Uint64() | 1}
 	s.feed = feed.New(func() uint64 { return s.db.Revision() })
 	s.db = opts.Engine.New(engine.Options{Now: opts.Clock.Now, Changed: s.changed})
 	s.locks = lockqueue.New(s.db)
@@ -210,6 +213,12 @@ func (s *Store) checkRead(ctx context.Context, key string) error {
 	}
 	return ops.CheckRead(ctx, key)
 }
+
+// Identity tells this store from one that is opened after it.
+func (s *Store) Identity() uint64 { return s.identity }
+
+// Prompt says that reads and writes wait for nothing.
+func (*Store) Prompt() bool { return true }
 
 // Live returns store.ErrClosed once Close has been called, else nil.
 func (s *Store) Live() error {

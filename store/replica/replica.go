@@ -409,6 +409,26 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	return info, ops.CheckContext(ctx)
 }
 
+// Identity is that of the group, 0 if it is this member alone.
+func (s *Store) Identity() uint64 {
+	if len(s.names) == 1 {
+		return 0
+	}
+	return groupID(s.dir.identity.Members)
+}
+
+// Prompt says that writes wait for a quorum, and reads for a barrier.
+func (*Store) Prompt() bool { return false }
+
+// Barrier waits until this member has applied all that was acknowledged before the
+// call: what GetStale finds then is what Get would.
+func (s *Store) Barrier(ctx context.Context) error {
+	if err := ops.CheckContext(ctx); err != nil {
+		return err
+	}
+	return s.barriers.wait(ctx)
+}
+
 // Leads tells whether this member leads its group, as far as it knows.
 func (s *Store) Leads() bool { return s.host.leads() }
 

@@ -1,0 +1,381 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"dkv/internal/command"
+	"dkv/internal/field"
+	"dkv/store"
+	"dkv/store/engine"
+)
+
+// serve answers one connection.
+func (s *Server) serve(conn net.Conn) {
+	conn.SetDeadline(time.Now().Add(helloTimeout))
+	h, err := readClientHello(conn)
+	if _, otherVersion := err.(*versionError); otherVersion {
+		conn.Write(preamble)
+	}
+	if err != nil {
+		return
+	}
+	backend, err := s.admit(h)
+	identity := uint64(0)
+	if err == nil {
+		identity = backend.Identity()
+	}
+	if _, failed := conn.Write(appendServerHello(nil, identity, err)); err != nil || failed != nil || !s.letIn(conn) {
+		return
+	}
+	c := newServed(s, conn, backend)
+	c.serve()
+}
+
+// admit returns what a client asks for, if it may have it.
+func (s *Server) admit(h clientHello) (Backend, error) {
+	if h.codec >= codecs {
+		return nil, fmt.Errorf("%w: codec %d is not known", store.ErrBadOptions, h.codec)
+	}
+	return s.shard(h.shard)
+}
+
+// served is a connection that is answered. Requests to a store that has nothing to
+// wait for are carried out as they are read, one after the other; all others have a
+// goroutine each, but for the reads of one key that have come together, which share
+// one, and a barrier.
+type served struct {
+	server  *Server
+	conn    net.Conn
+	backend Backend
+	prompt  bool
+	barrier func(context.Context) error // nil if the store has none
+	in      frameReader
+	out     *frameWriter
+	scans   *cursors
+	last    uint64 // id of the last request
+	reads   []request
+
+	ctx      context.Context // of the requests
+	cancel   context.CancelFunc
+	pollCtx  context.Context
+	endPolls context.CancelFunc
+	requests sync.WaitGroup
+	slots    chan struct{} // has room for as many requests as may be under way
+	polls    chan struct{}
+
+	mu      sync.Mutex
+	waiting map[uint64]context.CancelFunc // of requests that may take long
+}
+
+func newServed(s *Server, conn net.Conn, b Backend) *served {
+	c := &served{server: s, conn: conn, backend: b, in: frameReader{r: conn}, out: newFrameWriter(conn)}
+	c.prompt = b.Prompt()
+	if g, ok := b.(interface{ Barrier(context.Context) error }); ok {
+		c.barrier = g.Barrier
+	}
+	c.ctx, c.cancel = context.WithCancel(s.ctx)
+	c.pollCtx, c.endPolls = context.WithCancel(c.ctx)
+	c.scans = newCursors(c.ctx, b, s.clock)
+	c.slots = make(chan struct{}, maxInFlight)
+	c.polls = make(chan struct{}, maxPolls)
+	return c
+}
+
+// serve answers until the connection ends or the server closes.
+func (c *served) serve() {
+	defer func() {
+		c.endPolls() // whoever polls goes on at another server
+		closing := c.server.closing()
+		if !closing {
+			c.cancel() // the client has gone
+		}
+		c.requests.Wait()
+		c.cancel()
+		c.scans.close()
+		c.in.giveBack()
+		if closing {
+			c.respond(goodbye(c.last))
+			c.out.flush()
+			linger(c.conn)
+		}
+	}()
+	for {
+		if !c.in.ready() {
+			c.readTogether()
+			if c.out.flush() != nil {
+				return
+			}
+		}
+		body, own, err := c.in.next()
+		if err != nil {
+			return
+		}
+		req, err := parseRequest(body)
+		if err != nil || !c.take(req, own) {
+			return
+		}
+	}
+}
+
+// linger waits until the client has hung up, but not for long. To close a
+// connection while requests lie there unread would take back responses that the
+// client has not read yet.
+func linger(conn net.Conn) {
+	if c, ok := conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		conn.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.Copy(io.Discard, conn)
+	}
+}
+
+// take carries out a request, or has it carried out. own says that its argument may be
+// kept. It is false if the connection has ended.
+func (c *served) take(req request, own bool) bool {
+	c.last = max(c.last, req.id)
+	switch req.method {
+	case methodCancel:
+		c.cancelled(req.arg)
+		return true
+	case methodGet, methodGetStale, methodGetEntry, methodHas, methodEnrol, methodWrite, methodInfo, methodLockHolder:
+		if c.prompt {
+			c.now(req)
+			return true
+		}
+	}
+	if !own {
+		req.arg = bytes.Clone(req.arg)
+	}
+	if req.method == methodPoll || req.method == methodAwaitLock {
+		select {
+		case c.polls <- struct{}{}:
+			c.start(c.pollCtx, req, nil, c.polls)
+		default:
+			c.respond(failure(req.id, fmt.Errorf("%w: %d watches are under way on the connection", store.ErrBusy, maxPolls)))
+		}
+		return true
+	}
+	select {
+	case c.slots <- struct{}{}:
+	default:
+		// What has been answered must be on its way before others are waited for.
+		c.readTogether()
+		if c.out.flush() != nil {
+			return false
+		}
+		select {
+		case c.slots <- struct{}{}:
+		case <-c.ctx.Done():
+			return false
+		}
+	}
+	if req.method == methodGet && c.barrier != nil {
+		c.reads = append(c.reads, req)
+		return true
+	}
+	c.start(c.ctx, req, c.scans.receive(req), c.slots)
+	return true
+}
+
+// now carries out a request that has nothing to wait for.
+func (c *served) now(req request) {
+	c.out.add(func(b []byte) []byte {
+		b, at := beginFrame(b)
+		b = binary.AppendUvarint(b, req.id)
+		b = binary.AppendUvarint(b, 0)
+		b, err := c.do(c.ctx, b, req, nil)
+		if err != nil {
+			b = failure(req.id, err).append(b[:at+frameHeader])
+		}
+		endFrame(b, at)
+		return b
+	})
+}
+
+func (c *served) respond(r response) {
+	c.out.add(func(b []byte) []byte {
+		b, at := beginFrame(b)
+		b = r.append(b)
+		endFrame(b, at)
+		return b
+	})
+}
+
+// start has a goroutine carry out a request, whose place is in places. scan is what
+// cursors.receive has made of it.
+func (c *served) start(ctx context.Context, req request, scan scanRequest, places chan struct{}) {
+	ctx, done := c.limit(ctx, req)
+	c.requests.Go(func() {
+		resp := c.answer(ctx, req, scan)
+		if done(); c.pollCtx.Err() != nil && places == c.polls {
+			resp = failure(req.id, store.ErrClosed)
+		}
+		c.respond(resp)
+		c.out.gather()
+		<-places
+	})
+}
+
+// soon is how long a request may take without its being worth the while to be able to
+// cancel it.
+const soon = 10 * time.Second
+
+// limit returns the context of a request, which ends with its time, or when the client
+// cancels it. done is to be called when it is over.
+func (c *served) limit(ctx context.Context, req request) (_ context.Context, done func()) {
+	var cancel context.CancelFunc
+	switch {
+	case req.timeout == 0:
+		ctx, cancel = context.WithCancel(ctx)
+	case req.timeout > soon || req.method != methodWrite:
+		ctx, cancel = context.WithTimeout(ctx, req.timeout)
+	default:
+		return context.WithTimeout(ctx, req.timeout)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = make(map[uint64]context.CancelFunc)
+	}
+	c.waiting[req.id] = cancel
+	return ctx, func() {
+		cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.waiting, req.id)
+	}
+}
+
+// cancelled ends the request that arg names, if it is under way.
+func (c *served) cancelled(arg []byte) {
+	f := field.NewReader(arg)
+	id := f.Uvarint()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cancel := c.waiting[id]; cancel != nil {
+		cancel()
+	}
+}
+
+// readTogether carries out the reads that have come together, behind one barrier.
+func (c *served) readTogether() {
+	reads := c.reads
+	if len(reads) == 0 {
+		return
+	}
+	c.reads = nil
+	timeout := time.Duration(0) // the longest; who has less hangs up by itself
+	for _, req := range reads {
+		if req.timeout == 0 {
+			timeout = 0
+			break
+		}
+		timeout = max(timeout, req.timeout)
+	}
+	c.requests.Go(func() {
+		ctx := c.ctx
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		err := c.barrier(ctx)
+		for _, req := range reads {
+			resp := response{id: req.id}
+			if err == nil {
+				value, ok, err := c.backend.GetStale(ctx, string(req.arg)) // nothing is older than the barrier
+				if err != nil {
+					resp = failure(req.id, err)
+				} else {
+					resp.result = foundValue(value, ok)
+				}
+			} else {
+				resp = failure(req.id, err)
+			}
+			c.respond(resp)
+			<-c.slots
+		}
+		c.out.gather()
+	})
+}
+
+// answer carries out a request; scan is what cursors.receive has made of it.
+func (c *served) answer(ctx context.Context, req request, scan scanRequest) response {
+	result, err := c.do(ctx, nil, req, scan)
+	if err != nil {
+		return failure(req.id, err)
+	}
+	return response{id: req.id, result: result}
+}
+
+// do carries out a request and appends its encoded result to b.
+func (c *served) do(ctx context.Context, b []byte, req request, scan scanRequest) ([]byte, error) {
+	switch req.method {
+	case methodReady:
+		return b, c.backend.Ready(ctx)
+	case methodInfo:
+		info, err := c.backend.Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return appendInfo(b, info)
+	case methodGet:
+		value, ok, err := c.backend.Get(ctx, string(req.arg))
+		return append(appendFound(b, ok), value...), err
+	case methodGetStale:
+		value, ok, err := c.backend.GetStale(ctx, string(req.arg))
+		return append(appendFound(b, ok), value...), err
+	case methodGetEntry:
+		e, ok, err := c.backend.GetEntry(ctx, string(req.arg))
+		if !ok {
+			return appendFound(b, false), err
+		}
+		return appendEntry(appendFound(b, true), e), err
+	case methodHas:
+		ok, err := c.backend.Has(ctx, string(req.arg))
+		return appendFound(b, ok), err
+	case methodEnrol:
+		op, id, err := command.DecodeOp(req.arg)
+		if err != nil || op.Kind != 0 {
+			return nil, command.ErrMalformed
+		}
+		client, err := c.backend.Enrol(ctx, id.Nonce)
+		return binary.AppendUvarint(b, client), err
+	case methodWrite:
+		op, id, err := command.DecodeOp(req.arg)
+		if err != nil || op.Kind == 0 {
+			return nil, command.ErrMalformed
+		}
+		res, err := c.backend.DoOnce(ctx, op, id)
+		if res.Refusal == engine.Unkept {
+			err = nil // the result says it, and the client does not ask again
+		}
+		return appendResult(b, res), err
+	case methodPoll:
+		p, err := parsePoll(req.arg)
+		if err != nil {
+			return nil, err
+		}
+		events, next, err := c.backend.Poll(ctx, p.space, p.what, min(p.wait, maxPollWait), pageBytes)
+		return appendEvents(b, events, next), err
+	case methodAwaitLock:
+		a, err := parseAwait(req.arg)
+		if err != nil {
+			return nil, err
+		}
+		place, err := c.backend.AwaitLock(ctx, a.key, a.owner, a.at, min(a.wait, maxPollWait))
+		return appendPlace(b, place), err
+	case methodLockHolder:
+		h, ok, err := c.backend.LockHolder(ctx, string(req.arg))
+		return appendHolder(b, h, ok), err
+	case methodScan, methodScanNext, methodScanStop:
+		page, err := scan(ctx)
+		return append(b, page...), err
+	}
+	return nil, errProtocol
+}

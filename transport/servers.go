@@ -1,0 +1,314 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dkv/store"
+)
+
+const (
+	// lookEvery is how often at most a client that writes looks which member leads.
+	lookEvery   = time.Second
+	lookTimeout = 2 * time.Second
+)
+
+// servers are the endpoints of a client and its connections to them. Endpoints are
+// dialled in the background, all of them, from when a connection is first asked for;
+// one that cannot be reached is tried again after a pause that grows, as long as
+// somebody asks.
+type servers struct {
+	ctx   context.Context // of the client
+	opts  ClientOptions
+	work  sync.WaitGroup // the goroutines of connections, and those that dial or look
+	turn  atomic.Uint64
+	usual atomic.Pointer[choice]
+	look  atomic.Int64 // when it was last looked who leads, in nanoseconds since began
+	began time.Time
+
+	mu struct {
+		sync.Mutex
+		closed  bool
+		all     []*endpoint
+		open    map[*clientConn]struct{} // those in use and those that are being given up
+		changed chan struct{}            // closed and replaced when a dial has ended
+	}
+}
+
+// choice is which connections there are to choose from.
+type choice struct {
+	all     []*clientConn
+	leading []*clientConn // those to the member that leads, if it is known
+	retry   int64         // when an endpoint may be tried again, in nanoseconds since began; 0: none has to be
+}
+
+// endpoint is where a server listens. It is under servers.mu.
+type endpoint struct {
+	url     string
+	conns   []*clientConn
+	leads   bool
+	dialing bool
+	failed  error // why it could not be reached the last time
+	retry   time.Time
+	backoff time.Duration
+}
+
+func (s *servers) init(ctx context.Context, opts ClientOptions) {
+	s.ctx, s.opts, s.began = ctx, opts, time.Now()
+	s.look.Store(int64(-lookEvery))
+	for _, url := range opts.Endpoints {
+		s.mu.all = append(s.mu.all, &endpoint{url: url})
+	}
+	// Not all clients begin with the same.
+	s.turn.Store(rand.Uint64N(uint64(len(s.mu.all))))
+	s.mu.open = make(map[*clientConn]struct{})
+	s.mu.changed = make(chan struct{})
+	s.usual.Store(&choice{retry: 1})
+}
+
+// close ends all connections, once the client's context has ended.
+func (s *servers) close() {
+	s.mu.Lock()
+	s.mu.closed = true
+	for c := range s.mu.open {
+		c.fail()
+	}
+	s.mu.Unlock()
+	s.work.Wait()
+}
+
+// pick returns a connection to send a request on, and waits for one if there is none.
+// The error is that of the last attempt to make one, or of ctx.
+func (s *servers) pick(ctx context.Context, writes bool) (*clientConn, error) {
+	for {
+		c := s.usual.Load()
+		if c.retry != 0 && c.retry <= int64(time.Since(s.began)) {
+			s.dialAll()
+			c = s.usual.Load()
+		}
+		from := c.all
+		if writes && len(s.opts.Endpoints) > 1 && len(from) > 0 {
+			s.lookWhoLeads()
+			if len(c.leading) > 0 {
+				from = c.leading
+			}
+		}
+		switch len(from) {
+		case 0:
+			if err := s.await(ctx); err != nil {
+				return nil, err
+			}
+		case 1:
+			return from[0], nil
+		default:
+			return from[s.turn.Add(1)%uint64(len(from))], nil
+		}
+	}
+}
+
+// await waits until there is a connection, or nothing left to try for now.
+func (s *servers) await(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		if s.mu.closed || s.ctx.Err() != nil {
+			s.mu.Unlock()
+			return store.ErrClosed
+		}
+		dialing := false
+		var failed error
+		for _, e := range s.mu.all {
+			if len(e.conns) > 0 {
+				s.mu.Unlock()
+				return nil
+			}
+			dialing = dialing || e.dialing
+			// That which no further attempt will mend is what to tell.
+			if e.failed != nil && (failed == nil || store.KindOf(e.failed) == store.KindFinal) {
+				failed = e.failed
+			}
+		}
+		changed := s.mu.changed
+		s.mu.Unlock()
+		if !dialing {
+			if failed == nil {
+				failed = errConnection
+			}
+			return failed
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if failed != nil {
+				return failed
+			}
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return store.ErrClosed
+		}
+	}
+}
+
+// dialAll has all endpoints dialled that lack connections and may be tried.
+func (s *servers) dialAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for _, e := range s.mu.all {
+		if s.mu.closed || e.dialing || len(e.conns) >= s.opts.Conns || now.Before(e.retry) {
+			continue
+		}
+		e.dialing = true
+		s.work.Go(func() { s.dial(e) })
+	}
+	s.chooseLocked()
+}
+
+// dial makes the connections to an endpoint that it lacks.
+func (s *servers) dial(e *endpoint) {
+	for {
+		c, err := s.connect(e.url)
+		s.mu.Lock()
+		if err == nil && s.mu.closed {
+			c.fail()
+			err = store.ErrClosed
+		}
+		more := false
+		if e.failed = err; err != nil {
+			e.backoff = min(max(minBackoff, 2*e.backoff), maxBackoff)
+			e.retry = time.Now().Add(e.backoff/2 + rand.N(e.backoff))
+		} else {
+			e.backoff, e.retry = 0, time.Time{}
+			s.enterLocked(e, c)
+			more = len(e.conns) < s.opts.Conns
+		}
+		e.dialing = more
+		s.chooseLocked()
+		close(s.mu.changed)
+		s.mu.changed = make(chan struct{})
+		s.mu.Unlock()
+		if !more {
+			return
+		}
+	}
+}
+
+func (s *servers) connect(url string) (*clientConn, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
+	defer cancel()
+	network, address, err := parseEndpoint(url)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := s.opts.Dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newClientConn(ctx, conn, clientHello{shard: s.opts.Shard})
+	if version := (*versionError)(nil); errors.As(err, &version) {
+		return nil, errors.New(url + ": " + version.Error())
+	}
+	return c, err
+}
+
+// enterLocked makes a connection one to choose from, until it is retired or has failed.
+func (s *servers) enterLocked(e *endpoint, c *clientConn) {
+	e.conns = append(e.conns, c)
+	s.mu.open[c] = struct{}{}
+	s.work.Go(c.write)
+	s.work.Go(func() {
+		c.read()
+		s.retire(c)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.mu.open, c)
+	})
+}
+
+// retire has further operations use other connections. Those under way on this one
+// may yet be answered; it ends with the last.
+func (s *servers) retire(c *clientConn) {
+	s.mu.Lock()
+	for _, e := range s.mu.all {
+		for i := range e.conns {
+			if e.conns[i] == c {
+				e.conns = append(e.conns[:i:i], e.conns[i+1:]...)
+				e.leads = false
+				// Not at once, and not the one that has just been found wanting
+				// if there are others.
+				e.backoff = max(e.backoff, minBackoff)
+				e.retry = time.Now().Add(rand.N(e.backoff))
+				break
+			}
+		}
+	}
+	s.chooseLocked()
+	s.mu.Unlock()
+	c.retire()
+}
+
+// chooseLocked makes the choice that there is now.
+func (s *servers) chooseLocked() {
+	c := new(choice)
+	for _, e := range s.mu.all {
+		c.all = append(c.all, e.conns...)
+		if e.leads {
+			c.leading = append(c.leading, e.conns...)
+		}
+		if len(e.conns) < s.opts.Conns && !e.dialing {
+			at := max(1, int64(e.retry.Sub(s.began)))
+			if c.retry == 0 || at < c.retry {
+				c.retry = at
+			}
+		}
+	}
+	s.usual.Store(c)
+}
+
+// lookWhoLeads has it found out in the background which member leads, if that was not
+// done just now.
+func (s *servers) lookWhoLeads() {
+	last, now := s.look.Load(), int64(time.Since(s.began))
+	if now-last < int64(lookEvery) || !s.look.CompareAndSwap(last, now) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return
+	}
+	for _, e := range s.mu.all {
+		if len(e.conns) > 0 {
+			c := e.conns[0]
+			s.work.Go(func() {
+				leads := leads(s.ctx, c)
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if e.leads != leads {
+					e.leads = leads && len(e.conns) > 0
+					s.chooseLocked()
+				}
+			})
+		}
+	}
+}
+
+// leads asks a server whether it is that of the member that leads.
+func leads(ctx context.Context, c *clientConn) bool {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if c.enter() != nil {
+		return false
+	}
+	defer c.exit()
+	w, _, err := c.roundTrip(ctx, request{method: methodInfo})
+	if err != nil {
+		return false
+	}
+	defer w.release()
+	info, err := parseInfo(w.resp.result)
+	return w.resp.code == 0 && err == nil && info.Leader != "" && info.Leader == info.Node
+}
