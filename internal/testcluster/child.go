@@ -12,20 +12,24 @@ import (
 	"testing"
 	"time"
 
-	"dkv"
+	"dkv/lock"
 	"dkv/store"
+	"dkv/store/replica"
+
+	"github.com/lni/dragonboat/v4/config"
 )
 
 // childEnv has the options of a child process, as JSON. Its presence is what
 // makes a test binary one.
 const childEnv = "DKV_TEST_CHILD"
 
-// childOptions are those of dkv.Options that go through an environment.
+// childOptions are those of replica.Options that go through an environment.
 type childOptions struct {
 	Dir           string
 	Node          string
 	Members       map[string]string
 	SnapshotBytes int64
+	Cut           map[string]bool // see network
 }
 
 // A request is one line to a child, a reply one line from it. The reply with ID
@@ -45,6 +49,8 @@ type request struct {
 	Watch    *store.Watch   `json:",omitempty"`
 	Range    *store.Range   `json:",omitempty"`
 	Timeout  time.Duration  `json:",omitempty"`
+
+	Cut map[string]bool `json:",omitempty"` // see network
 }
 
 type reply struct {
@@ -63,22 +69,23 @@ type reply struct {
 	Entries []store.Entry   `json:",omitempty"`
 	At      *store.Revision `json:",omitempty"`
 
-	Checksum *dkv.Checksum
+	Dropped  map[string]Dropped `json:",omitempty"` // by address
+	Checksum *replica.Checksum
 	Code     uint16 `json:",omitempty"` // of the sentinel, 0 if Error is no store's
 	Error    string `json:",omitempty"`
 }
 
-// Main runs the tests of a package, or, in a child process, a member. Call it
-// from TestMain.
-func Main(m *testing.M) {
+// Main runs the tests of a package, or, in a child process, a member, which
+// setTransport gives a transport. Call it from TestMain.
+func Main(m *testing.M, setTransport func(*replica.Options, config.TransportFactory)) {
 	if options, ok := os.LookupEnv(childEnv); ok {
-		os.Exit(serve(options, os.Stdin, os.Stdout))
+		os.Exit(serve(options, setTransport, os.Stdin, os.Stdout))
 	}
 	os.Exit(m.Run())
 }
 
 // serve runs a member until in ends.
-func serve(options string, in io.Reader, out io.Writer) (exit int) {
+func serve(options string, setTransport func(*replica.Options, config.TransportFactory), in io.Reader, out io.Writer) (exit int) {
 	var writing sync.Mutex
 	answer := func(r reply) {
 		line, err := json.Marshal(r)
@@ -94,12 +101,15 @@ func serve(options string, in io.Reader, out io.Writer) (exit int) {
 	if err := json.Unmarshal([]byte(options), &o); err != nil {
 		panic(err)
 	}
-	db, err := dkv.Open(dkv.Options{Dir: o.Dir, Node: o.Node, Members: o.Members, SnapshotBytes: o.SnapshotBytes})
+	opts := replica.Options{Dir: o.Dir, Node: o.Node, Members: o.Members, SnapshotBytes: o.SnapshotBytes}
+	net := newNetwork(o.Cut)
+	setTransport(&opts, net)
+	s, err := replica.Open(opts)
 	answer(failure(reply{}, err))
 	if err != nil {
 		return 1
 	}
-	c := &child{DB: db, held: make(map[uint64]*dkv.Lock)}
+	c := &child{Store: s, locker: lock.New(s), net: net, held: make(map[uint64]*lock.Lock)}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 64<<20)
 	var busy sync.WaitGroup
@@ -111,7 +121,7 @@ func serve(options string, in io.Reader, out io.Writer) (exit int) {
 		busy.Go(func() { answer(c.handle(r)) })
 	}
 	busy.Wait()
-	if err := db.Close(); err != nil {
+	if err := c.close(); err != nil {
 		return 1
 	}
 	return 0
@@ -136,60 +146,68 @@ func failure(r reply, err error) reply {
 // child is a member, with the locks that it holds by the ID of the request that has
 // taken them.
 type child struct {
-	*dkv.DB
+	*replica.Store
+	locker *lock.Locker
+	net    *network
+
 	mu   sync.Mutex
-	held map[uint64]*dkv.Lock
+	held map[uint64]*lock.Lock
+}
+
+func (c *child) close() error {
+	c.locker.Close()
+	return c.Store.Close()
 }
 
 func (c *child) handle(r request) reply {
-	db := c.DB
+	s := c.Store
 	ctx, cancel := context.WithTimeout(context.Background(), r.Timeout)
 	defer cancel()
 	a := reply{ID: r.ID}
 	var err error
 	switch r.Op {
 	case "get":
-		a.Value, a.OK, err = db.Get(ctx, r.Key)
+		a.Value, a.OK, err = s.Get(ctx, r.Key)
 	case "getstale":
-		a.Value, a.OK, err = db.GetStale(ctx, r.Key)
+		a.Value, a.OK, err = s.GetStale(ctx, r.Key)
 	case "entry":
 		var e store.Entry
-		e, a.OK, err = db.GetEntry(ctx, r.Key)
+		e, a.OK, err = s.GetEntry(ctx, r.Key)
 		a.Entry = &e
 	case "has":
-		a.OK, err = db.Has(ctx, r.Key)
+		a.OK, err = s.Has(ctx, r.Key)
 	case "set":
-		err = db.Set(ctx, r.Key, r.Value)
+		err = s.Set(ctx, r.Key, r.Value)
 	case "sete":
-		err = db.SetE(ctx, r.Key, r.Value, r.ExpireIn, r.DeleteIn)
+		err = s.SetE(ctx, r.Key, r.Value, r.ExpireIn, r.DeleteIn)
 	case "seteifunset":
-		a.OK, err = db.SetEIfUnset(ctx, r.Key, r.Value, r.ExpireIn, r.DeleteIn)
+		a.OK, err = s.SetEIfUnset(ctx, r.Key, r.Value, r.ExpireIn, r.DeleteIn)
 	case "expire":
-		err = db.Expire(ctx, r.Key)
+		err = s.Expire(ctx, r.Key)
 	case "delete":
-		err = db.Delete(ctx, r.Key)
+		err = s.Delete(ctx, r.Key)
 	case "compareandset":
-		a.Revision, a.OK, err = db.CompareAndSet(ctx, r.Key, r.Revision, r.Value, r.ExpireIn, r.DeleteIn)
+		a.Revision, a.OK, err = s.CompareAndSet(ctx, r.Key, r.Revision, r.Value, r.ExpireIn, r.DeleteIn)
 	case "compareanddelete":
-		a.Revision, a.OK, err = db.CompareAndDelete(ctx, r.Key, r.Revision)
+		a.Revision, a.OK, err = s.CompareAndDelete(ctx, r.Key, r.Revision)
 	case "add":
-		a.Sum, a.Revision, err = db.Add(ctx, r.Key, r.Delta)
+		a.Sum, a.Revision, err = s.Add(ctx, r.Key, r.Delta)
 	case "txn":
 		var res store.TxnResult
-		res, err = db.Txn(ctx, *r.Txn)
+		res, err = s.Txn(ctx, *r.Txn)
 		a.Txn = &res
 	case "acquire":
-		var owner dkv.Owner
-		owner, a.OK, err = db.Acquire(ctx, r.Key, r.DeleteIn)
+		var owner lock.Owner
+		owner, a.OK, err = c.locker.Acquire(ctx, r.Key, r.DeleteIn)
 		a.Owner = owner.String()
 	case "release":
-		var owner dkv.Owner
-		if owner, err = dkv.ParseOwner(r.Owner); err == nil {
-			a.OK, err = db.Release(ctx, r.Key, owner)
+		var owner lock.Owner
+		if owner, err = lock.ParseOwner(r.Owner); err == nil {
+			a.OK, err = c.locker.Release(ctx, r.Key, owner)
 		}
 	case "lock":
-		var h *dkv.Lock
-		if h, err = db.Lock(ctx, r.Key, dkv.LockTTL(r.DeleteIn)); err == nil {
+		var h *lock.Lock
+		if h, err = c.locker.Lock(ctx, r.Key, lock.TTL(r.DeleteIn)); err == nil {
 			c.mu.Lock()
 			c.held[r.ID] = h
 			c.mu.Unlock()
@@ -201,51 +219,54 @@ func (c *child) handle(r request) reply {
 		a.OK = c.lock(r.Lock).Err() == nil
 	case "info":
 		var info store.Info
-		info, err = db.Info(ctx)
+		info, err = s.Info(ctx)
 		a.Info = &info
 	case "scan":
 		a.At = new(store.Revision)
 		r.Range.At = a.At
-		for e, failed := range db.Scan(ctx, *r.Range) {
+		for e, failed := range s.Scan(ctx, *r.Range) {
 			if err = failed; err == nil {
 				a.Entries = append(a.Entries, e)
 			}
 		}
 	case "watch":
-		a.Events, a.Revision, err = poll(ctx, db, *r.Watch)
+		a.Events, a.Revision, err = poll(ctx, s, *r.Watch)
 	case "ready":
-		err = db.Ready(ctx)
+		err = s.Ready(ctx)
 	case "checksum":
-		var sum dkv.Checksum
-		sum, a.OK = db.Checksum()
+		sum := s.Checksum()
 		a.Checksum = &sum
+	case "cut":
+		c.net.setCut(r.Cut)
+	case "dropped":
+		a.Dropped = c.net.allDropped()
 	case "close":
-		err = db.Close()
+		err = c.close()
 	default:
 		err = fmt.Errorf("unknown request %q", r.Op)
 	}
 	return failure(a, err)
 }
 
-func (c *child) lock(id uint64) *dkv.Lock {
+func (c *child) lock(id uint64) *lock.Lock {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.held[id]
 }
 
 // poll returns some events of a watch, and the revision to go on from.
-func poll(ctx context.Context, db *dkv.DB, what store.Watch) (events []store.Event, next store.Revision, err error) {
+func poll(ctx context.Context, s *replica.Store, what store.Watch) (events []store.Event, next store.Revision, err error) {
 	const wait, more, most = 200 * time.Millisecond, time.Millisecond, 256
 	if what.From == 0 {
-		if err := db.Ready(ctx); err != nil {
+		if err := s.Ready(ctx); err != nil {
 			return nil, 0, err
 		}
-		info, err := db.Info(ctx)
+		info, err := s.Info(ctx)
 		return nil, info.Revision + 1, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	watch, err := db.Watch(ctx, what)
+	watch, err := s.Watch(ctx, what)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = nil // it takes its time to get ready

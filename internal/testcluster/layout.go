@@ -1,7 +1,8 @@
 // Package testcluster opens the members of a group for tests: a [Cluster] has
 // them in the test's process, [Processes] has each in a process of its own,
-// which can be killed, paused and started again on the same directory. Both look
-// at cleanup whether the members agree and whether everything was given back.
+// which can be killed, paused, cut off from others and started again on the same
+// directory. Both look at cleanup whether the members agree and whether everything was
+// given back.
 package testcluster
 
 import (

@@ -54,6 +54,10 @@ type ProcessOptions struct {
 	Members       map[string]string
 	SnapshotBytes int64
 
+	// Cut has the addresses that what the child says does not reach; if true, it
+	// is but snapshots that do not.
+	Cut map[string]bool
+
 	// Wrap is a command that the child's own is appended to.
 	Wrap []string
 }
@@ -69,7 +73,7 @@ func StartProcess(t testing.TB, opts ProcessOptions) (*Process, error) {
 
 func startProcess(t testing.TB, opts ProcessOptions) (*Process, error) {
 	t.Helper()
-	env, err := json.Marshal(childOptions{opts.Dir, opts.Node, opts.Members, opts.SnapshotBytes})
+	env, err := json.Marshal(childOptions{opts.Dir, opts.Node, opts.Members, opts.SnapshotBytes, opts.Cut})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,6 +304,7 @@ type Processes struct {
 	mu    sync.Mutex
 	procs []*Process // the last one of each member
 	all   []*Process // also those that have ended
+	cut   []Link
 }
 
 // NewProcesses starts a group of n. It does not wait for a leader.
@@ -331,6 +336,7 @@ func (c *Processes) Start(i int) *Process {
 		Node:          c.nodes[i],
 		Members:       maps.Clone(c.members),
 		SnapshotBytes: c.snapshotBytes,
+		Cut:           c.cutFrom(i),
 	})
 	c.mu.Lock()
 	c.procs[i] = p

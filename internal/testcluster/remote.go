@@ -203,6 +203,22 @@ func (p *Process) Close() error {
 	return err
 }
 
+// cut has what the child says not reach addresses; see network.
+func (p *Process) cut(addresses map[string]bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
+	defer cancel()
+	_, err := p.do(ctx, request{Op: "cut", Cut: addresses})
+	return err
+}
+
+// dropped is how much of what the child has said was lost, by address.
+func (p *Process) dropped() (map[string]Dropped, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
+	defer cancel()
+	a, err := p.do(ctx, request{Op: "dropped"})
+	return a.Dropped, err
+}
+
 // Checksum is that of the member's state.
 func (p *Process) Checksum() (replica.Checksum, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)

@@ -6,9 +6,10 @@ import (
 	"time"
 
 	"dkv/internal/testcluster"
+	"dkv/store/replica"
 )
 
-func TestMain(m *testing.M) { testcluster.Main(m) }
+func TestMain(m *testing.M) { testcluster.Main(m, (*replica.Options).SetTransport) }
 
 // rounds is n, or few of them in a short run.
 func rounds(n, short int) int {
