@@ -24,8 +24,9 @@ func faultTime(t *testing.T) time.Duration {
 	return time.Minute
 }
 
-// nemesis does harm to the members of a group, each of which is a process. That a
-// fault has happened is proven: the system has told of the signal's effect.
+// nemesis does harm to the members of a group, each of which is a process, and to the
+// network between them. That a fault has happened is proven: the system has told of the
+// signal's effect, or the network of what it has lost.
 type nemesis struct {
 	t      *testing.T
 	c      *testcluster.Processes
@@ -76,7 +77,8 @@ func (n *nemesis) pause(what string, i int, meanwhile func()) {
 func (n *nemesis) kinds() []func() {
 	someone := func() int { return rand.IntN(3) }
 	wait := func() { time.Sleep(time.Duration(100+rand.IntN(1900)) * time.Millisecond) }
-	return []func(){
+	partitions := n.partitions()
+	kinds := []func(){
 		func() { n.kill("leader killed", n.c.Leader()) },
 		func() { n.kill("member killed", someone()) },
 		func() { n.pause("leader paused", n.c.Leader(), wait) },
@@ -86,7 +88,12 @@ func (n *nemesis) kinds() []func() {
 			paused := n.c.Leader()
 			n.pause("leader paused", paused, func() { n.kill("killed while the leader was paused", (paused+1)%3) })
 		},
+		func() { n.part("follower cut off", partitions["follower cut off"], n.killCutOff) },
 	}
+	for what, kind := range partitions {
+		kinds = append(kinds, func() { n.part(what, kind, func(partition) { wait() }) })
+	}
+	return kinds
 }
 
 // torment does one harm after the other for a time, and each kind once if the test is
