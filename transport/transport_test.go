@@ -41,16 +41,19 @@ func newServer(b Backend) *Server {
 func serve(t *testing.T, endpoint string) string {
 	t.Helper()
 	s := local.Open(local.Options{})
-	server := newServer(s)
+	t.Cleanup(func() { s.Close() })
+	return serveBackend(t, endpoint, s)
+}
+
+func serveBackend(t *testing.T, endpoint string, b Backend) string {
+	t.Helper()
+	server := newServer(b)
 	l, err := Listen(endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server.Start(l)
-	t.Cleanup(func() {
-		server.Close()
-		s.Close()
-	})
+	t.Cleanup(func() { server.Close() })
 	if l.Addr().Network() == "tcp" {
 		return "tcp://" + l.Addr().String()
 	}
@@ -67,15 +70,38 @@ func connect(t *testing.T, endpoints ...string) *Client {
 	return c
 }
 
+// waits is a store whose reads and writes a server takes for ones that may wait.
+type waits struct{ *local.Store }
+
+func (waits) Prompt() bool { return false }
+
+// behindBarrier is one whose reads share a barrier, too.
+type behindBarrier struct{ waits }
+
+func (b behindBarrier) Barrier(ctx context.Context) error { return b.Ready(ctx) }
+
+// TestConformanceOfClients has clients of several kinds of servers: those that carry
+// out requests as they come, with a goroutine each and together, and those that serve
+// a part of a store.
 func TestConformanceOfClients(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
-		t.Run(network, func(t *testing.T) {
+	for name, c := range map[string]struct {
+		network string
+		backend func(*local.Store) Backend
+	}{
+		"tcp":        {"tcp", func(s *local.Store) Backend { return s }},
+		"unix":       {"unix", func(s *local.Store) Backend { return s }},
+		"goroutines": {"tcp", func(s *local.Store) Backend { return waits{s} }},
+		"barrier":    {"tcp", func(s *local.Store) Backend { return behindBarrier{waits{s}} }},
+	} {
+		t.Run(name, func(t *testing.T) {
 			storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
 				endpoint := "tcp://127.0.0.1:0"
-				if network == "unix" {
+				if c.network == "unix" {
 					endpoint = "unix://" + t.TempDir() + "/s"
 				}
-				endpoint = serve(t, endpoint)
+				s := local.Open(local.Options{})
+				endpoint = serveBackend(t, endpoint, c.backend(s))
+				t.Cleanup(func() { s.Close() })
 				return []store.Store{connect(t, endpoint), connect(t, endpoint)}
 			}})
 		})
