@@ -33,6 +33,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,25 +79,29 @@ func Open(opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{Store: b, Locker: opts.locker(b), backend: b}
-	if err := db.listen(opts.Listen, opts.Shard); err != nil {
+	if err := db.listen(opts); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }
 
 // listen opens the network mode.
-func (db *DB) listen(endpoints []string, shard uint64) error {
-	if len(endpoints) == 0 {
+func (db *DB) listen(opts Options) error {
+	if len(opts.Listen) == 0 {
 		return nil
 	}
-	db.server = transport.NewServer(transport.ServerOptions{})
-	db.server.Handle(shard, db.backend)
-	for _, endpoint := range endpoints {
-		l, err := transport.Listen(endpoint)
+	db.server = transport.NewServer(transport.ServerOptions{Tokens: opts.Tokens})
+	db.server.Handle(opts.Shard, db.backend)
+	for _, endpoint := range opts.Listen {
+		l, err := transport.Listen(endpoint, transport.ListenOptions{TLS: opts.TLS, Insecure: opts.Insecure})
 		if err != nil {
 			return fmt.Errorf("field Listen: %w", err)
 		}
-		db.server.Start(l)
+		if strings.HasPrefix(endpoint, "http://") {
+			db.server.StartHTTP(l, nil)
+		} else {
+			db.server.Start(l)
+		}
 	}
 	return nil
 }
@@ -171,7 +176,12 @@ func (o Options) locker(b backend) *lock.Locker {
 func (o Options) open() (backend, error) {
 	switch {
 	case len(o.Connect) > 0:
-		return transport.NewClient(transport.ClientOptions{Endpoints: o.Connect, Shard: o.Shard})
+		return transport.NewClient(transport.ClientOptions{
+			Endpoints: o.Connect,
+			Shard:     o.Shard,
+			Token:     o.Token,
+			TLS:       o.TLS,
+		})
 	case o.Dir == "":
 		return local.Open(local.Options{Clock: o.Clock, Engine: o.Engine, MaxBytes: o.MaxBytes}), nil
 	}
@@ -217,6 +227,10 @@ type (
 	Kind  = store.Kind
 	Watch = store.Watch
 	Event = store.Event
+
+	Token  = transport.Token
+	Right  = transport.Right
+	Secret = transport.Secret
 
 	Owner      = lock.Owner
 	Lock       = lock.Lock
@@ -303,6 +317,10 @@ var (
 	ErrNotHeld        error = store.ErrNotHeld
 	ErrLockLost       error = store.ErrLockLost
 	ErrReentrant      error = store.ErrReentrant
+
+	ErrNoShard         error = store.ErrNoShard
+	ErrUnauthenticated error = store.ErrUnauthenticated
+	ErrForbidden       error = store.ErrForbidden
 )
 
 // ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.

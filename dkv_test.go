@@ -338,7 +338,7 @@ func TestOptionsThatContradictThemselvesAreAllNamed(t *testing.T) {
 		{"members without Dir", dkv.Options{Node: "a", Members: members}, []string{"Node is set without Dir", "Members is set without Dir"}},
 		{"snapshots without Dir", dkv.Options{SnapshotBytes: 1}, []string{"SnapshotBytes"}},
 		{"a client with data", dkv.Options{Connect: []string{"tcp://127.0.0.1:1"}, Dir: file, Listen: []string{"x"}}, []string{"Dir is set with Connect", "Listen is set with Connect", `"x"`}},
-		{"unknown network", dkv.Options{Connect: []string{"carrier://pigeon"}}, []string{"Connect", "carrier", "tcp and unix"}},
+		{"unknown network", dkv.Options{Connect: []string{"carrier://pigeon"}}, []string{"Connect", "carrier", "tcp, http and unix"}},
 		{"relative socket", dkv.Options{Listen: []string{"unix://s"}}, []string{"Listen", "not absolute"}},
 		{"beyond loopback", dkv.Options{Listen: []string{"tcp://0.0.0.0:0"}}, []string{"loopback"}},
 		{"a file for a socket", dkv.Options{Listen: []string{"unix://" + file}}, []string{"file of another kind"}},

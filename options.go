@@ -1,6 +1,7 @@
 package dkv
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -28,10 +29,10 @@ type Options struct {
 	// They must be the same on every member and each time Dir is opened.
 	Members map[string]string
 
-	// Listen has the network mode listen on these endpoints, each
-	// "tcp://host:port" on the loopback interface or
-	// "unix:///path/of/socket", for other processes of this machine. Whoever
-	// connects may do everything. Default: none, no port is opened for it.
+	// Listen has the network mode listen on these endpoints, each "tcp://host:port",
+	// "http://host:port" or "unix:///path/of/socket". Those that are not of the
+	// loopback interface need TLS, or Insecure. Without Tokens, whoever connects may
+	// do everything. Default: none, no port is opened for it.
 	Listen []string
 
 	// Connect makes this a client of the network mode of other processes, at
@@ -42,6 +43,20 @@ type Options struct {
 	// Shard is the number that the network mode knows the store by: with Listen that
 	// under which it is served, with Connect that which is asked for. Default: 0.
 	Shard uint64
+
+	// TLS has the network mode be encrypted, but for unix sockets. With Listen it has
+	// the certificate, and ClientAuth and ClientCAs if clients need one too; with
+	// Connect it says which certificates of servers are good. Default: none.
+	TLS *tls.Config
+
+	// Insecure lets Listen be on other interfaces than loopback without TLS: whoever
+	// is on the way sees and may change what is stored. Default: false.
+	Insecure bool
+
+	// Tokens, if there are any, are what clients of Listen have to show one of, and
+	// Token is that which a client of Connect shows. Default: none.
+	Tokens []Token
+	Token  Secret
 
 	// Logger gets what an operator may want to know. Default: nothing is
 	// logged; dkv writes nothing to stdout or stderr.
@@ -86,6 +101,8 @@ func (o Options) validate() error {
 			{"Clock", o.Clock != nil},
 			{"SnapshotBytes", o.SnapshotBytes != 0},
 			{"MaxBytes", o.MaxBytes != 0},
+			{"Insecure", o.Insecure},
+			{"Tokens", len(o.Tokens) > 0},
 			{"Engine", o.Engine.New != nil || o.Engine.Load != nil},
 		} {
 			if field.set {
@@ -105,6 +122,30 @@ func (o Options) validate() error {
 		}
 		if o.MaxBytes < 0 {
 			faults = append(faults, "MaxBytes is negative")
+		}
+	}
+	if len(o.Connect) == 0 && o.Token != "" {
+		faults = append(faults, "Token is set without Connect: it is what a client shows; a server's are in Tokens")
+	}
+	if len(o.Connect) == 0 && len(o.Listen) == 0 {
+		const why = "%s is set without Listen or Connect: it is for the network mode"
+		for _, field := range []struct {
+			name string
+			set  bool
+		}{
+			{"Shard", o.Shard != 0},
+			{"TLS", o.TLS != nil},
+			{"Insecure", o.Insecure},
+			{"Tokens", len(o.Tokens) > 0},
+		} {
+			if field.set {
+				faults = append(faults, fmt.Sprintf(why, field.name))
+			}
+		}
+	}
+	for i, t := range o.Tokens {
+		if t.Secret == "" {
+			faults = append(faults, fmt.Sprintf("Tokens[%d] has no secret", i))
 		}
 	}
 	if (o.Engine.New == nil) != (o.Engine.Load == nil) {

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -24,12 +25,19 @@ const (
 // ClientOptions say whose client a client is. Endpoints is required; the zero value of
 // every other field is its default.
 type ClientOptions struct {
-	// Endpoints are where the servers listen, each "tcp://host:port" or
-	// "unix:///path/of/socket". All must serve the same store.
+	// Endpoints are where the servers listen, each "tcp://host:port",
+	// "http://host:port" or "unix:///path/of/socket". All must serve the same store.
 	Endpoints []string
 
 	// Shard is the number that the servers know the store by.
 	Shard uint64
+
+	// Token shows the servers who the client is. Default: none.
+	Token Secret
+
+	// TLS has connections that are not to unix sockets be encrypted; the servers'
+	// certificates must be for the hosts of the endpoints. Default: none.
+	TLS *tls.Config
 
 	// Conns is how many connections there are to each endpoint. One carries the
 	// requests of any number of callers; more use more processors for large
@@ -37,7 +45,7 @@ type ClientOptions struct {
 	Conns int
 
 	// Dial connects to a server; network and address are those of an endpoint, as
-	// package net has them. Default: that of net.Dialer.
+	// package net has them; "tcp" for http too. Default: that of net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 

@@ -79,7 +79,7 @@ func TestWritesWhoseAnswersAreLostAreDoneOnce(t *testing.T) {
 	var endpoints []string
 	for range 2 {
 		server := newServer(s)
-		l, err := Listen("tcp://127.0.0.1:0")
+		l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func TestClientThatWasForgottenEnrolsAgain(t *testing.T) {
 	defer s.Close()
 	server := newServer(s)
 	defer server.Close()
-	l, err := Listen("tcp://127.0.0.1:0")
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestWriteThatWasGivenUpHasNoEffectAfterALaterOne(t *testing.T) {
 	h.first.Store(2)
 	h.arrived.Add(2)
 	server := newServer(h)
-	l, err := Listen("tcp://127.0.0.1:0")
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

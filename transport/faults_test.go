@@ -114,7 +114,7 @@ func TestServerAnswersWhatIsUnderWayWhenItCloses(t *testing.T) {
 	for range 5 {
 		s := local.Open(local.Options{})
 		server := newServer(slow{s})
-		l, err := Listen("tcp://127.0.0.1:0")
+		l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,7 +169,7 @@ func TestThousandCallersShareOneConnection(t *testing.T) {
 	defer s.Close()
 	server := newServer(s)
 	defer server.Close()
-	l, err := Listen("tcp://127.0.0.1:0")
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

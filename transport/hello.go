@@ -38,7 +38,7 @@ var preamble = append([]byte(magic), version)
 type clientHello struct {
 	shard uint64
 	codec Codec
-	token string
+	token Secret
 }
 
 func (h clientHello) append(b []byte) []byte {
@@ -59,7 +59,7 @@ func readClientHello(r io.Reader) (h clientHello, err error) {
 	}
 	f := field.NewReader(b)
 	h.shard, h.codec = f.Uvarint(), Codec(f.Byte())
-	h.token = string(f.Rest())
+	h.token = Secret(f.Rest())
 	if f.Bad() {
 		return clientHello{}, errProtocol
 	}

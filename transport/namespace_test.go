@@ -23,7 +23,7 @@ func TestShardsThatArePartsOfOneStoreNeverMeet(t *testing.T) {
 	for i, b := range []Backend{s, Namespace(s, "one"), Namespace(behindBarrier{waits{s}}, "two")} {
 		server.Handle(uint64(i), b)
 	}
-	l, err := Listen("tcp://127.0.0.1:0")
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestShardThatIsNotThereIsNamedAtOnce(t *testing.T) {
 	s := local.Open(local.Options{})
 	defer s.Close()
 	server.Handle(100, s)
-	l, err := Listen("tcp://127.0.0.1:0")
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

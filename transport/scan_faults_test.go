@@ -83,7 +83,7 @@ func TestScanWhoseConnectionIsCutEndsWithAnErrorBehindWhatIsRight(t *testing.T) 
 	const n = firstPageEntries + pageEntries + 200
 	ended := make(map[int]int)
 	for left := len(serverHello) + 1; left < 60_000; left += 2917 {
-		l, err := Listen("tcp://127.0.0.1:0")
+		l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

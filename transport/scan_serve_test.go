@@ -47,7 +47,7 @@ type scanned struct {
 
 func serveScans(t *testing.T) *scanned {
 	t.Helper()
-	l, err := Listen("tcp://127.0.0.1:0")
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

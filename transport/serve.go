@@ -26,7 +26,7 @@ func (s *Server) serve(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	backend, err := s.admit(h)
+	backend, access, err := s.admit(h)
 	identity := uint64(0)
 	if err == nil {
 		identity = backend.Identity()
@@ -34,16 +34,16 @@ func (s *Server) serve(conn net.Conn) {
 	if _, failed := conn.Write(appendServerHello(nil, identity, err)); err != nil || failed != nil || !s.letIn(conn) {
 		return
 	}
-	c := newServed(s, conn, backend)
+	c := newServed(s, conn, backend, access)
 	c.serve()
 }
 
 // admit returns what a client asks for, if it may have it.
-func (s *Server) admit(h clientHello) (Backend, error) {
+func (s *Server) admit(h clientHello) (Backend, Access, error) {
 	if h.codec >= codecs {
-		return nil, fmt.Errorf("%w: codec %d is not known", store.ErrBadOptions, h.codec)
+		return nil, Access{}, fmt.Errorf("%w: codec %d is not known", store.ErrBadOptions, h.codec)
 	}
-	return s.shard(h.shard)
+	return s.Open(h.shard, h.token)
 }
 
 // served is a connection that is answered. Requests to a store that has nothing to
@@ -54,6 +54,7 @@ type served struct {
 	server  *Server
 	conn    net.Conn
 	backend Backend
+	access  Access
 	prompt  bool
 	barrier func(context.Context) error // nil if the store has none
 	in      frameReader
@@ -74,8 +75,8 @@ type served struct {
 	waiting map[uint64]context.CancelFunc // of requests that may take long
 }
 
-func newServed(s *Server, conn net.Conn, b Backend) *served {
-	c := &served{server: s, conn: conn, backend: b, in: frameReader{r: conn}, out: newFrameWriter(conn)}
+func newServed(s *Server, conn net.Conn, b Backend, a Access) *served {
+	c := &served{server: s, conn: conn, backend: b, access: a, in: frameReader{r: conn}, out: newFrameWriter(conn)}
 	c.prompt = b.Prompt()
 	if g, ok := b.(interface{ Barrier(context.Context) error }); ok {
 		c.barrier = g.Barrier
@@ -138,6 +139,10 @@ func linger(conn net.Conn) {
 // kept. It is false if the connection has ended.
 func (c *served) take(req request, own bool) bool {
 	c.last = max(c.last, req.id)
+	if err := c.access.request(req); err != nil {
+		c.respond(failure(req.id, err))
+		return true
+	}
 	switch req.method {
 	case methodCancel:
 		c.cancelled(req.arg)

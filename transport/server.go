@@ -59,12 +59,18 @@ type Backend interface {
 
 // ServerOptions say how a server answers. The zero value is good for use.
 type ServerOptions struct {
-	Clock store.Clock // measures how long scans are idle; default: the system's
+	// Tokens, if there are any, are what clients have to show one of. Default: whoever
+	// connects may do everything.
+	Tokens []Token
+
+	// Clock measures how long scans are idle. Default: the system's.
+	Clock store.Clock
 }
 
 // Server answers the clients of any number of stores, by way of any number of
 // listeners.
 type Server struct {
+	tokens tokens
 	clock  store.Clock     // of idle cursors
 	ctx    context.Context // of the requests
 	cancel context.CancelFunc
@@ -98,7 +104,7 @@ func NewServer(opts ServerOptions) *Server {
 	if opts.Clock == nil {
 		opts.Clock = clock.System{}
 	}
-	s := &Server{clock: opts.Clock}
+	s := &Server{tokens: newTokens(opts.Tokens), clock: opts.Clock}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.mu.open = make(map[stopper]struct{})
 	s.mu.shards = make(map[uint64]Backend)
@@ -114,6 +120,18 @@ func (s *Server) Handle(shard uint64, b Backend) {
 		panic(fmt.Sprintf("transport: shard %d has a store already", shard))
 	}
 	s.mu.shards[shard] = b
+}
+
+// Open returns the store that has a number, and what a client that shows a secret may
+// do to it, for other ways to serve it than the server's own. Errors:
+// store.ErrNoShard, store.ErrUnauthenticated, store.ErrForbidden.
+func (s *Server) Open(number uint64, secret Secret) (Backend, Access, error) {
+	access, err := s.tokens.access(secret, number)
+	if err != nil {
+		return nil, Access{}, err
+	}
+	b, err := s.shard(number)
+	return b, access, err
 }
 
 func (s *Server) shard(number uint64) (Backend, error) {

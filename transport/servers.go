@@ -2,8 +2,10 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -203,15 +205,47 @@ func (s *servers) connect(url string) (*clientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := s.opts.Dial(ctx, network, address)
+	conn, err := s.dialConn(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	c, err := newClientConn(ctx, conn, clientHello{shard: s.opts.Shard})
+	c, err := newClientConn(ctx, conn, clientHello{shard: s.opts.Shard, token: s.opts.Token})
 	if version := (*versionError)(nil); errors.As(err, &version) {
 		return nil, errors.New(url + ": " + version.Error())
 	}
 	return c, err
+}
+
+// dialConn connects to an endpoint, up to where dkv's own protocol begins.
+func (s *servers) dialConn(ctx context.Context, network, address string) (net.Conn, error) {
+	dialled := network
+	if network == "http" {
+		dialled = "tcp"
+	}
+	conn, err := s.opts.Dial(ctx, dialled, address)
+	if err != nil {
+		return nil, err
+	}
+	raw := conn
+	defer context.AfterFunc(ctx, func() { raw.Close() })()
+	if s.opts.TLS != nil && network != "unix" {
+		conf := s.opts.TLS
+		if conf.ServerName == "" && !conf.InsecureSkipVerify {
+			conf = conf.Clone()
+			conf.ServerName, _, _ = net.SplitHostPort(address)
+		}
+		secure := tls.Client(conn, conf)
+		err = secure.HandshakeContext(ctx)
+		conn = secure
+	}
+	if err == nil && network == "http" {
+		err = askForUpgrade(conn, address)
+	}
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // enterLocked makes a connection one to choose from, until it is retired or has failed.

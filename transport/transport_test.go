@@ -48,7 +48,7 @@ func serve(t *testing.T, endpoint string) string {
 func serveBackend(t *testing.T, endpoint string, b Backend) string {
 	t.Helper()
 	server := newServer(b)
-	l, err := Listen(endpoint)
+	l, err := Listen(endpoint, ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestClientGoesOnAtTheNextEndpoint(t *testing.T) {
 	var servers []*Server
 	var endpoints []string
 	for range 2 {
-		l, err := Listen("tcp://127.0.0.1:0")
+		l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +187,7 @@ func TestWriteWhoseConnectionIsCutIsUnknown(t *testing.T) {
 	s := stuck{local.Open(local.Options{}), make(chan struct{}, 1)}
 	defer s.Close()
 	server := newServer(s)
-	l, err := Listen("tcp://127.0.0.1:0")
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestDeadlineOfTheClientEndsTheWorkOfTheServer(t *testing.T) {
 	s := stuck{local.Open(local.Options{}), make(chan struct{}, n)}
 	defer s.Close()
 	server := newServer(s)
-	l, err := Listen("tcp://127.0.0.1:0")
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 func TestSocketIsItsOwnersAlone(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s")
-	l, err := Listen("unix://" + path)
+	l, err := Listen("unix://"+path, ListenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func TestSocketIsItsOwnersAlone(t *testing.T) {
 	if err != nil || info.Mode() != os.ModeSocket|0o600 {
 		t.Fatal(info.Mode(), err)
 	}
-	if _, err := Listen("unix://" + path); !errors.Is(err, store.ErrBadOptions) {
+	if _, err := Listen("unix://"+path, ListenOptions{}); !errors.Is(err, store.ErrBadOptions) {
 		t.Fatal("listened on a socket in use:", err)
 	}
 	l.Close()
@@ -312,7 +312,7 @@ func TestSocketIsItsOwnersAlone(t *testing.T) {
 	}
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
-	if l, err = Listen("unix://" + path); err != nil {
+	if l, err = Listen("unix://"+path, ListenOptions{}); err != nil {
 		t.Fatal("stale socket:", err)
 	}
 	l.Close()
@@ -324,7 +324,7 @@ func TestSocketIsItsOwnersAlone(t *testing.T) {
 	if err := os.Symlink(target, path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen("unix://" + path); !errors.Is(err, store.ErrBadOptions) {
+	if _, err := Listen("unix://"+path, ListenOptions{}); !errors.Is(err, store.ErrBadOptions) {
 		t.Fatal("followed a symlink:", err)
 	}
 	if b, _ := os.ReadFile(target); string(b) != "precious" {
@@ -359,7 +359,7 @@ func FuzzFrames(f *testing.F) {
 	s := newServer(db)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if req, err := parseRequest(b); err == nil {
-			c := newServed(s, nil, db)
+			c := newServed(s, nil, db, Access{all: true})
 			ctx, cancel := context.WithTimeout(c.ctx, time.Nanosecond)
 			c.answer(ctx, req, c.scans.receive(req))
 			cancel()

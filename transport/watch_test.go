@@ -17,7 +17,7 @@ import (
 func serversOf(t *testing.T, s *local.Store, n int) (all []*Server, endpoints []string) {
 	t.Helper()
 	for range n {
-		l, err := Listen("tcp://127.0.0.1:0")
+		l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

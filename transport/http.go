@@ -1,0 +1,123 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ConnectPath is where an HTTP client asks to go on with dkv's own protocol on its
+// connection, with "Upgrade: dkv". So do clients of endpoints "http://host:port".
+const ConnectPath = "/v1/connect"
+
+const (
+	upgradeTo   = "dkv"
+	maxHead     = 8 << 10 // bytes of an HTTP response's head
+	headTimeout = 5 * time.Second
+	idleLimit   = 2 * time.Minute
+)
+
+// StartHTTP answers HTTP on l, in the background, until the server is closed, which
+// also closes l: clients that ask for ConnectPath get dkv's own protocol, and all others
+// what h answers, if it is not nil. If h has a method Stop, it is called before requests
+// under way are waited for, to end those that would go on for ever.
+func (s *Server) StartHTTP(l net.Listener, h http.Handler) {
+	if h == nil {
+		h = http.NotFoundHandler()
+	}
+	hs := &httpListener{ctx: s.ctx, done: make(chan struct{})}
+	hs.server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == ConnectPath {
+				s.upgrade(w, r)
+				return
+			}
+			h.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: headTimeout,
+		IdleTimeout:       idleLimit,
+		MaxHeaderBytes:    64 << 10,                   // a key takes three times its bytes
+		ErrorLog:          log.New(io.Discard, "", 0), // the host program's output is its own
+	}
+	if st, ok := h.(interface{ Stop() }); ok {
+		hs.server.RegisterOnShutdown(st.Stop)
+	}
+	s.run(hs, func() {
+		hs.server.Serve(l)
+		hs.stop()
+		<-hs.done
+	})
+}
+
+// httpListener is a listener with the HTTP server that has it.
+type httpListener struct {
+	server *http.Server
+	ctx    context.Context // of the server that it is part of
+	once   sync.Once
+	done   chan struct{} // closed when no request is under way
+}
+
+func (l *httpListener) stop() {
+	l.once.Do(func() {
+		go func() { // until the requests are over, or their time is
+			defer close(l.done)
+			l.server.Shutdown(l.ctx)
+		}()
+	})
+}
+
+func (l *httpListener) Close() error { return l.server.Close() }
+
+// upgrade has a connection go on with dkv's own protocol.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), upgradeTo) {
+		w.Header().Set("Upgrade", upgradeTo)
+		http.Error(w, "ask for it with the header Upgrade: "+upgradeTo, http.StatusUpgradeRequired)
+		return
+	}
+	h, ok := w.(http.Hijacker)
+	if !ok {
+		http.Error(w, "HTTP/1.1 is needed", http.StatusHTTPVersionNotSupported)
+		return
+	}
+	conn, buffered, err := h.Hijack()
+	if err != nil {
+		return
+	}
+	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+upgradeTo+"\r\n\r\n")
+	if err != nil || buffered.Reader.Buffered() > 0 { // it is to wait for that
+		conn.Close()
+		return
+	}
+	s.run(connection{conn}, func() { s.serve(conn) })
+}
+
+// askForUpgrade is the client's side of upgrade.
+func askForUpgrade(conn net.Conn, host string) error {
+	_, err := io.WriteString(conn, "GET "+ConnectPath+" HTTP/1.1\r\nHost: "+host+"\r\nConnection: Upgrade\r\nUpgrade: "+upgradeTo+"\r\n\r\n")
+	if err != nil {
+		return err
+	}
+	// A byte at a time: what comes behind the head is not to be read here.
+	var head []byte
+	for b := make([]byte, 1); !strings.HasSuffix(string(head[max(0, len(head)-4):]), "\r\n\r\n"); {
+		if len(head) == maxHead {
+			return errProtocol
+		}
+		if _, err := io.ReadFull(conn, b); err != nil {
+			return err
+		}
+		head = append(head, b[0])
+	}
+	status, _, _ := strings.Cut(string(head), "\r\n")
+	if !strings.HasPrefix(status, "HTTP/1.1 101 ") {
+		return fmt.Errorf("%w: it answers %q", errProtocol, status)
+	}
+	return nil
+}
