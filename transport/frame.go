@@ -33,9 +33,11 @@ const (
 	idleBuffer = 2 << 10
 	busyBuffer = 64 << 10
 
-	// Memory for a larger frame is taken as it arrives, not because a header says
-	// so.
-	firstGrowth = 256 << 10
+	// Memory is taken as a frame arrives, not because a header says so: what does not
+	// fit into the small buffer waits until it has filled that, and a frame that is
+	// larger than both until so much of it is there.
+	largeFrom   = 32 << 10
+	firstGrowth = 1 << 20
 )
 
 var busyBuffers = sync.Pool{New: func() any { return new([busyBuffer]byte) }}
@@ -74,9 +76,6 @@ func (f *frameReader) next() (body []byte, own bool, err error) {
 		return body, true, err
 	}
 	for f.to-f.from < size {
-		if size > len(f.buf) {
-			f.borrow()
-		}
 		if err := f.fill(); err != nil {
 			return nil, false, err
 		}
@@ -139,6 +138,11 @@ func (f *frameReader) giveBack() {
 
 // large reads the rest of a frame that does not fit into the buffer.
 func (f *frameReader) large(size int) ([]byte, error) {
+	for f.to-f.from < largeFrom {
+		if err := f.fill(); err != nil {
+			return nil, err
+		}
+	}
 	body := make([]byte, 0, min(size, firstGrowth))
 	n := min(size, f.to-f.from)
 	body = append(body, f.buf[f.from:f.from+n]...)

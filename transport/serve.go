@@ -70,6 +70,7 @@ type served struct {
 	requests sync.WaitGroup
 	slots    chan struct{} // has room for as many requests as may be under way
 	polls    chan struct{}
+	large    chan struct{} // has room for as many large responses as there may be
 
 	mu      sync.Mutex
 	waiting map[uint64]context.CancelFunc // of requests that may take long
@@ -86,6 +87,7 @@ func newServed(s *Server, conn net.Conn, b Backend, a Access) *served {
 	c.scans = newCursors(c.ctx, b, s.clock)
 	c.slots = make(chan struct{}, maxInFlight)
 	c.polls = make(chan struct{}, maxPolls)
+	c.large = make(chan struct{}, maxLarge)
 	return c
 }
 
@@ -216,14 +218,32 @@ func (c *served) respond(r response) {
 func (c *served) start(ctx context.Context, req request, scan scanRequest, places chan struct{}) {
 	ctx, done := c.limit(ctx, req)
 	c.requests.Go(func() {
+		large := mayBeLarge(req.method)
+		if large && req.method != methodPoll { // which takes its place when there is something
+			c.large <- struct{}{}
+		}
 		resp := c.answer(ctx, req, scan)
 		if done(); c.pollCtx.Err() != nil && places == c.polls {
 			resp = failure(req.id, store.ErrClosed)
 		}
 		c.respond(resp)
 		c.out.gather()
+		if large {
+			<-c.large
+		}
 		<-places
 	})
+}
+
+// mayBeLarge tells whether a response may be so large that there must not be many in
+// memory, be it that the client does not take them. Those of other methods are small,
+// or are made one after the other.
+func mayBeLarge(m method) bool {
+	switch m {
+	case methodGetEntry, methodGetStale, methodGet, methodScan, methodScanNext, methodPoll:
+		return true
+	}
+	return false
 }
 
 // soon is how long a request may take without its being worth the while to be able to
@@ -364,9 +384,11 @@ func (c *served) do(ctx context.Context, b []byte, req request, scan scanRequest
 	case methodPoll:
 		p, err := parsePoll(req.arg)
 		if err != nil {
+			c.large <- struct{}{}
 			return nil, err
 		}
 		events, next, err := c.backend.Poll(ctx, p.space, p.what, min(p.wait, maxPollWait), pageBytes)
+		c.large <- struct{}{}
 		return appendEvents(b, events, next), err
 	case methodAwaitLock:
 		a, err := parseAwait(req.arg)

@@ -27,6 +27,7 @@ const (
 	drainTimeout  = 2 * time.Second // for requests under way when the server closes
 	maxInFlight   = 1024            // requests of one connection at a time, but for polls
 	maxPolls      = 1 << 14         // polls of one connection at a time
+	maxLarge      = 16              // responses of one connection that may be large, from when they are made until they are written
 )
 
 // Backend is what a server serves.

@@ -361,7 +361,7 @@ func FuzzFrames(f *testing.F) {
 		if req, err := parseRequest(b); err == nil {
 			c := newServed(s, nil, db, Access{all: true})
 			ctx, cancel := context.WithTimeout(c.ctx, time.Nanosecond)
-			c.answer(ctx, req, c.scans.receive(req))
+			c.answer(ctx, req, c.scans.receive(req)) // which takes room for at most one large response
 			cancel()
 			c.cancelled(req.arg)
 			c.cancel()

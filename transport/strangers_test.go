@@ -1,0 +1,274 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"dkv/store"
+	"dkv/store/local"
+)
+
+// frameOf is a frame's header that says so, and some of its body.
+func frameOf(size uint32, some ...byte) []byte {
+	return append(binary.LittleEndian.AppendUint32(nil, size), some...)
+}
+
+// strangers are what may connect to a server by accident, or to do harm.
+var strangers = map[string]func(conn net.Conn, stop <-chan struct{}){
+	"says nothing": func(_ net.Conn, stop <-chan struct{}) { <-stop },
+	"random bytes": func(conn net.Conn, stop <-chan struct{}) {
+		b := make([]byte, 64<<10)
+		for i := range b {
+			b[i] = byte(rand.Uint32())
+		}
+		conn.Write(b)
+	},
+	"random bytes behind the hello": func(conn net.Conn, stop <-chan struct{}) {
+		b := bytes.Clone(hello)
+		for range 64 << 10 {
+			b = append(b, byte(rand.Uint32()))
+		}
+		conn.Write(b)
+	},
+	"a hello that stops short": func(conn net.Conn, stop <-chan struct{}) {
+		conn.Write(hello[:len(hello)-1])
+		<-stop
+	},
+	"a byte at a time": func(conn net.Conn, stop <-chan struct{}) {
+		for _, b := range append(bytes.Clone(hello), frameOf(1000)...) {
+			if _, err := conn.Write([]byte{b}); err != nil {
+				return
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	},
+	"a large frame that does not come": func(conn net.Conn, stop <-chan struct{}) {
+		size := []uint32{busyBuffer, maxFrame}[rand.IntN(2)]
+		conn.Write(append(bytes.Clone(hello), frameOf(size, 1, 0, byte(methodGet))...))
+		<-stop
+	},
+	"frames of all sizes": func(conn net.Conn, stop <-chan struct{}) {
+		size := []uint32{0, 1, 2, maxFrame, maxFrame + 1, math.MaxInt32, math.MaxInt32 + 1, math.MaxUint32}[rand.IntN(8)]
+		conn.Write(append(bytes.Clone(hello), frameOf(size, 1, 2, 3)...))
+		<-stop
+	},
+	"numbers beyond all bounds": func(conn net.Conn, stop <-chan struct{}) {
+		for _, n := range []uint64{1 << 32, 1 << 63, math.MaxUint64} {
+			b := binary.AppendUvarint(nil, n)
+			for m := range methods {
+				req := append(binary.AppendUvarint(bytes.Clone(b), n&math.MaxInt64), byte(m))
+				conn.Write(append(bytes.Clone(hello), appendFrame(nil, append(req, b...))...))
+			}
+		}
+		<-stop
+	},
+	"reads nothing": func(conn net.Conn, stop <-chan struct{}) {
+		conn.Write(hello)
+		for id := uint64(1); ; id++ {
+			m := []method{methodGet, methodGetEntry, methodScan}[id%3]
+			arg := []byte("large")
+			if m == methodScan {
+				arg = appendRange(nil, store.Range{})
+			}
+			conn.SetWriteDeadline(time.Now().Add(time.Second))
+			if _, err := conn.Write(appendFrame(nil, request{id: id, method: m, arg: arg}.append(nil))); err != nil {
+				<-stop
+				return
+			}
+		}
+	},
+}
+
+// TestStrangersDoNoHarm has an honest client work beside strangers of all kinds, very
+// many of some.
+func TestStrangersDoNoHarm(t *testing.T) {
+	const mostMemory = 64 << 20
+	for name, stranger := range strangers {
+		for _, prompt := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/prompt=%t", name, prompt), func(t *testing.T) {
+				n := 300
+				switch {
+				case (name == "says nothing" || name == "a large frame that does not come") && !testing.Short():
+					n = 5000
+				case name == "reads nothing":
+					n = 1
+				}
+				s := local.Open(local.Options{})
+				defer s.Close()
+				s.Set(context.Background(), "large", make([]byte, 512<<10))
+				backend := Backend(s)
+				if !prompt {
+					backend = behindBarrier{waits{s}}
+				}
+				endpoint := serveBackend(t, "tcp://127.0.0.1:0", backend)
+				c := connect(t, endpoint)
+				ctx := background(t)
+				if err := c.Set(ctx, "k", nil); err != nil {
+					t.Fatal(err)
+				}
+				before := memory()
+
+				stop := make(chan struct{})
+				var there sync.WaitGroup
+				var connected atomic.Int64
+				for range n {
+					there.Go(func() {
+						conn, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						defer conn.Close()
+						connected.Add(1)
+						stranger(conn, stop)
+					})
+				}
+				for connected.Load() < int64(n) && !t.Failed() {
+					time.Sleep(time.Millisecond)
+				}
+				grown := int64(0)
+				for range 200 {
+					if err := c.Set(ctx, "k", nil); err != nil {
+						t.Errorf("an honest client: %v", err)
+						break
+					}
+					grown = max(grown, memory()-before)
+					time.Sleep(time.Millisecond)
+				}
+				if grown > mostMemory {
+					t.Errorf("%d MiB more memory", grown>>20)
+				}
+				close(stop)
+				there.Wait()
+				if err := c.Set(ctx, "k", nil); err != nil {
+					t.Errorf("an honest client, when they have gone: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// memory is what the process has from the system and has not given back.
+func memory() int64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.Sys - m.HeapReleased)
+}
+
+// exhausted is a listener of a process that has no file descriptors left, for a time.
+type exhausted struct {
+	net.Listener
+	left atomic.Int64
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.left.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return l.Listener.Accept()
+}
+
+func TestServerOutlivesALackOfFileDescriptors(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	server := newServer(s)
+	defer server.Close()
+	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := &exhausted{Listener: l}
+	without.left.Store(5)
+	server.Start(without)
+	c := connect(t, "tcp://"+l.Addr().String())
+	if err := c.Set(background(t), "k", nil); err != nil {
+		t.Fatal(err)
+	}
+	if without.left.Load() >= 0 {
+		t.Error("there was no lack")
+	}
+}
+
+// TestWritesThatAreCutOffAreDoneOnce cuts the connection a thousand times when the
+// server has done a write and not yet answered it. A counter would show a write that
+// was done twice, or not at all.
+func TestWritesThatAreCutOffAreDoneOnce(t *testing.T) {
+	cutsWanted := int64(1000)
+	if testing.Short() {
+		cutsWanted = 100
+	}
+	s := local.Open(local.Options{})
+	defer s.Close()
+	var cuts atomic.Int64
+	var endpoints []string
+	for range 2 {
+		server := newServer(s)
+		l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.Start(&answerless{Listener: l, cuts: &cuts})
+		defer server.Close()
+		endpoints = append(endpoints, "tcp://"+l.Addr().String())
+	}
+	c := connect(t, endpoints...)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	done := int64(0)
+	for cuts.Load() < cutsWanted {
+		n, _, err := c.Add(ctx, "counter", 1)
+		if err != nil {
+			t.Fatalf("after %d cuts: %v", cuts.Load(), err)
+		}
+		if done++; n != done {
+			t.Fatalf("the counter is at %d after %d additions and %d cuts", n, done, cuts.Load())
+		}
+	}
+}
+
+// answerless cuts connections instead of writing what is no hello, every second time.
+type answerless struct {
+	net.Listener
+	cuts *atomic.Int64
+	turn atomic.Int64
+}
+
+func (l *answerless) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		conn = &answerlessConn{Conn: conn, l: l}
+	}
+	return conn, err
+}
+
+type answerlessConn struct {
+	net.Conn
+	l       *answerless
+	greeted atomic.Bool
+}
+
+func (c *answerlessConn) Write(b []byte) (int, error) {
+	if c.greeted.Swap(true) && c.l.turn.Add(1)%2 == 0 {
+		c.l.cuts.Add(1)
+		c.Conn.Close()
+		return 0, errors.New("cut")
+	}
+	return c.Conn.Write(b)
+}
