@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"dkv/transport"
 )
 
 // example is a curl command of the package's documentation and what it says comes
@@ -64,7 +66,27 @@ func words(command string) (all []string) {
 }
 
 func TestExamplesOfTheDocumentation(t *testing.T) {
-	s := open(t, nil, memory(t))
+	t.Run("memory", func(t *testing.T) { runExamples(t, memory(t)) })
+	t.Run("client", func(t *testing.T) {
+		endpoint := "unix://" + t.TempDir() + "/s"
+		l, err := transport.Listen(endpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := transport.NewServer(memory(t))
+		t.Cleanup(func() { server.Close() })
+		server.Start(l)
+		c, err := transport.NewClient([]string{endpoint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		runExamples(t, c)
+	})
+}
+
+func runExamples(t *testing.T, b transport.Backend) {
+	s := open(t, nil, b)
 	watching := s.watch("") // so that the example of a watch has something to show
 	defer watching.stop()
 	all := examples(t)

@@ -136,6 +136,9 @@ func (c *call) answer() (*answer, error) {
 	if c.params.err != nil {
 		return nil, c.params.err
 	}
+	if c.resource == healthResource { // a process is not restarted for being busy
+		return rt.do(c.r.Context(), c)
+	}
 	if c.resource == keyResource || c.resource == lockResource {
 		if err := store.CheckKey(c.name); err != nil {
 			return nil, err

@@ -63,13 +63,13 @@ func takeLock(ctx context.Context, c *call) (*answer, error) {
 		place, err = c.await(id, place, ttl, wait)
 	}
 	switch unknown := store.KindOf(err) == store.KindUnknown; {
-	case place.Held && (wait == 0 || c.r.Context().Err() == nil):
+	case place.Held && c.r.Context().Err() == nil:
 		owner, err := ownerOf(id, place.Token)
 		if err != nil {
 			return nil, err
 		}
 		return &answer{http.StatusOK, lockHeld{owner, place.Token}}, nil
-	case wait > 0 && (err == nil || place.Waiting || unknown):
+	case place.Held, wait > 0 && (err == nil || place.Waiting || unknown):
 		c.leave(id, place.Number)
 	case unknown:
 		if owner, bad := ownerOf(id, 0); bad == nil {

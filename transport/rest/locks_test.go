@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"testing"
@@ -100,8 +101,8 @@ func TestWaitersAreServedInTheOrderOfArrival(t *testing.T) {
 		go func() {
 			r := s.do("POST", lockPath+"l?ttl=1m&wait=20s", "")
 			var next taken
-			if r.status == 200 {
-				r.decode(t, &next)
+			if err := json.Unmarshal([]byte(r.body), &next); err != nil || r.status != 200 {
+				t.Error(r, err)
 			}
 			served <- i
 			s.do("DELETE", lockPath+"l?owner="+next.Owner.String(), "")
@@ -127,8 +128,7 @@ func TestPlaceInTheQueueIsRenewed(t *testing.T) {
 	db := memory(t)
 	s := open(t, nil, db)
 	got := s.take("l?ttl=1m")
-	served := make(chan reply)
-	go func() { served <- s.do("POST", lockPath+"l?ttl=1s&wait=20s", "") }()
+	served := s.start("POST", lockPath+"l?ttl=1s&wait=20s")
 	time.Sleep(2500 * time.Millisecond)
 	if waiters(db) != 1 {
 		t.Error("the place has been lost")
@@ -161,8 +161,7 @@ func TestWhoWaitsInVainLeavesTheQueue(t *testing.T) {
 	}
 	waitFor(t, func() bool { return waiters(db) == 0 })
 
-	closed := make(chan reply)
-	go func() { closed <- s.do("POST", lockPath+"l?ttl=1m&wait=20s", "") }()
+	closed := s.start("POST", lockPath+"l?ttl=1m&wait=20s")
 	waitFor(t, func() bool { return waiters(db) == 1 })
 	s.handler.Close()
 	if r := <-closed; r.status != 503 {

@@ -247,14 +247,14 @@ func TestWatchOutlastsTheDeadlinesOfTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const limit = 100 * time.Millisecond
+	const limit = 500 * time.Millisecond
 	server := &http.Server{Handler: h, ReadTimeout: limit, WriteTimeout: limit}
 	done := make(chan error)
 	go func() { done <- server.Serve(l) }()
 	dialer := &http.Transport{}
 	s := &site{t, h, "http://" + l.Addr().String(), &http.Client{Transport: dialer}}
 	e := s.watch("")
-	time.Sleep(3 * limit)
+	time.Sleep(2 * limit)
 	db.Set(background(t), "k", nil)
 	e.want(`set {"key":"k","value":"","revision":1}`)
 	h.Close()
