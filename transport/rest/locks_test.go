@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,8 +98,10 @@ func TestWaitersAreServedInTheOrderOfArrival(t *testing.T) {
 	got := s.take("l?ttl=1m")
 	const n = 3
 	served := make(chan int, n)
+	var clients sync.WaitGroup
+	defer clients.Wait()
 	for i := range n {
-		go func() {
+		clients.Go(func() {
 			r := s.do("POST", lockPath+"l?ttl=1m&wait=20s", "")
 			var next taken
 			if err := json.Unmarshal([]byte(r.body), &next); err != nil || r.status != 200 {
@@ -106,7 +109,7 @@ func TestWaitersAreServedInTheOrderOfArrival(t *testing.T) {
 			}
 			served <- i
 			s.do("DELETE", lockPath+"l?owner="+next.Owner.String(), "")
-		}()
+		})
 		waitFor(t, func() bool { return waiters(db) == int64(i+1) })
 	}
 	s.want(409, "POST", lockPath+"l?ttl=1m", "")
@@ -116,7 +119,10 @@ func TestWaitersAreServedInTheOrderOfArrival(t *testing.T) {
 			t.Errorf("%d was served as number %d", next, i)
 		}
 	}
-	waitFor(t, func() bool { info, _ := db.Info(context.Background()); return info.Locks == 0 })
+	clients.Wait()
+	if info, _ := db.Info(background(t)); info.Locks != 0 {
+		t.Error("a lock is left")
+	}
 }
 
 func waiters(db *local.Store) int64 {

@@ -103,5 +103,5 @@ func TestWhatIsNoTransactionIsRefused(t *testing.T) {
 func TestLargestTransactionFits(t *testing.T) {
 	s := open(t, nil, memory(t))
 	value := strings.Repeat("A", (store.MaxTxnSize-3)/3*4) // base64
-	s.want(200, "POST", "/v1/shards/1/txn", `{"then":[{"op":"set","key":"k","value":"`+value+`"}]}`)
+	s.want(200, "POST", "/v1/shards/1/txn?timeout=1m", `{"then":[{"op":"set","key":"k","value":"`+value+`"}]}`)
 }
