@@ -33,6 +33,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,6 +45,7 @@ import (
 	"dkv/store/namespace"
 	"dkv/store/replica"
 	"dkv/transport"
+	"dkv/transport/rest"
 )
 
 // DB is a store and its locks. The operations are those of [store.Store] and
@@ -52,6 +55,7 @@ type DB struct {
 	*lock.Locker
 	backend backend
 	server  *transport.Server // nil without Options.Listen
+	addrs   []net.Addr        // where it listens
 
 	closing sync.Once
 	err     error // of Close
@@ -97,8 +101,9 @@ func (db *DB) listen(opts Options) error {
 		if err != nil {
 			return fmt.Errorf("field Listen: %w", err)
 		}
+		db.addrs = append(db.addrs, l.Addr())
 		if strings.HasPrefix(endpoint, "http://") {
-			db.server.StartHTTP(l, nil)
+			db.server.StartHTTP(l, rest.ForServer(db.server))
 		} else {
 			db.server.Start(l)
 		}
@@ -129,6 +134,10 @@ type Namespace struct {
 	namespace.Store
 	*lock.Locker
 }
+
+// Addrs are the addresses at which the network mode listens, in the order of
+// Options.Listen: those of endpoints with the port 0 tell which one was chosen.
+func (db *DB) Addrs() []net.Addr { return slices.Clone(db.addrs) }
 
 // Backend is what a [transport.Server] of one's own serves: one that has many stores,
 // or listens in another way than Options.Listen can say. The server is to be closed

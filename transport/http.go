@@ -20,13 +20,14 @@ const (
 	upgradeTo   = "dkv"
 	maxHead     = 8 << 10 // bytes of an HTTP response's head
 	headTimeout = 5 * time.Second
+	bodyTimeout = time.Minute // for a request with its body to come
 	idleLimit   = 2 * time.Minute
 )
 
 // StartHTTP answers HTTP on l, in the background, until the server is closed, which
 // also closes l: clients that ask for ConnectPath get dkv's own protocol, and all others
-// what h answers, if it is not nil. If h has a method Stop, it is called before requests
-// under way are waited for, to end those that would go on for ever.
+// what h answers, if it is not nil. If h is an io.Closer it is closed first, to end
+// requests that would go on for ever.
 func (s *Server) StartHTTP(l net.Listener, h http.Handler) {
 	if h == nil {
 		h = http.NotFoundHandler()
@@ -41,12 +42,13 @@ func (s *Server) StartHTTP(l net.Listener, h http.Handler) {
 			h.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: headTimeout,
+		ReadTimeout:       bodyTimeout,
 		IdleTimeout:       idleLimit,
 		MaxHeaderBytes:    64 << 10,                   // a key takes three times its bytes
 		ErrorLog:          log.New(io.Discard, "", 0), // the host program's output is its own
 	}
-	if st, ok := h.(interface{ Stop() }); ok {
-		hs.server.RegisterOnShutdown(st.Stop)
+	if c, ok := h.(io.Closer); ok {
+		hs.handler = c
 	}
 	s.run(hs, func() {
 		hs.server.Serve(l)
@@ -57,17 +59,23 @@ func (s *Server) StartHTTP(l net.Listener, h http.Handler) {
 
 // httpListener is a listener with the HTTP server that has it.
 type httpListener struct {
-	server *http.Server
-	ctx    context.Context // of the server that it is part of
-	once   sync.Once
-	done   chan struct{} // closed when no request is under way
+	server  *http.Server
+	handler io.Closer       // nil if the handler need not be closed
+	ctx     context.Context // of the server that it is part of
+	once    sync.Once
+	done    chan struct{} // closed when no request is under way
 }
 
 func (l *httpListener) stop() {
 	l.once.Do(func() {
 		go func() { // until the requests are over, or their time is
 			defer close(l.done)
+			var closing sync.WaitGroup
+			if l.handler != nil {
+				closing.Go(func() { l.handler.Close() })
+			}
 			l.server.Shutdown(l.ctx)
+			closing.Wait()
 		}()
 	})
 }

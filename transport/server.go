@@ -123,6 +123,13 @@ func (s *Server) Handle(shard uint64, b Backend) {
 	s.mu.shards[shard] = b
 }
 
+// Shards returns the stores by their numbers.
+func (s *Server) Shards() map[uint64]Backend {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.mu.shards)
+}
+
 // Open returns the store that has a number, and what a client that shows a secret may
 // do to it, for other ways to serve it than the server's own. Errors:
 // store.ErrNoShard, store.ErrUnauthenticated, store.ErrForbidden.

@@ -45,7 +45,7 @@ func TestAuthorizeIsAskedBeforeEachOperation(t *testing.T) {
 		{"POST", "locks/l?ttl=1s", "", []Access{{Key: "l", Lock: true, Write: true}}},
 		{"PUT", "locks/l?ttl=1s&" + owner, "", []Access{{Key: "l", Lock: true, Write: true}}},
 		{"DELETE", "locks/l?" + owner, "", []Access{{Key: "l", Lock: true, Write: true}}},
-		{"GET", "info", "", []Access{{Prefix: true}}},
+		{"GET", "info", "", []Access{{Info: true}}},
 		{
 			"POST", "txn",
 			`{"if":[{"kind":"exists","key":"a"},{"kind":"lock","key":"l","token":1}],
@@ -63,7 +63,7 @@ func TestAuthorizeIsAskedBeforeEachOperation(t *testing.T) {
 		}
 		before, _ := db.Info(background(t))
 		for status, err := range map[int]error{
-			401: fmt.Errorf("%w: who is it", ErrUnauthenticated),
+			401: fmt.Errorf("%w: who is it", store.ErrUnauthenticated),
 			403: errors.New("no"),
 			503: store.ErrUnavailable,
 		} {

@@ -11,10 +11,6 @@ import (
 	"dkv/store"
 )
 
-// ErrUnauthenticated is what an Authorize function returns, or wraps, for a request
-// whose sender it does not know. The status is 401.
-var ErrUnauthenticated = errors.New("dkv: unauthenticated")
-
 // answer is a response; its headers but for Content-Type have been set already.
 type answer struct {
 	status int
@@ -86,6 +82,10 @@ var statuses = map[uint16]int{
 	store.ErrNotHeld.Code():        http.StatusConflict,
 	store.ErrLockLost.Code():       http.StatusConflict,
 	store.ErrReentrant.Code():      http.StatusConflict,
+
+	store.ErrNoShard.Code():         http.StatusNotFound,
+	store.ErrUnauthenticated.Code(): http.StatusUnauthorized,
+	store.ErrForbidden.Code():       http.StatusForbidden,
 }
 
 // status is that of an error. Where store has a sentinel that is not known here, its
@@ -97,8 +97,6 @@ func status(err error) int {
 	switch {
 	case errors.As(err, &here):
 		return here.status
-	case errors.Is(err, ErrUnauthenticated):
-		return http.StatusUnauthorized
 	case !errors.As(err, &there):
 		if errors.As(err, &refused) {
 			return http.StatusForbidden

@@ -69,14 +69,15 @@ func TestExamplesOfTheDocumentation(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { runExamples(t, memory(t)) })
 	t.Run("client", func(t *testing.T) {
 		endpoint := "unix://" + t.TempDir() + "/s"
-		l, err := transport.Listen(endpoint)
+		l, err := transport.Listen(endpoint, transport.ListenOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		server := transport.NewServer(memory(t))
+		server := transport.NewServer(transport.ServerOptions{})
+		server.Handle(0, memory(t))
 		t.Cleanup(func() { server.Close() })
 		server.Start(l)
-		c, err := transport.NewClient([]string{endpoint})
+		c, err := transport.NewClient(transport.ClientOptions{Endpoints: []string{endpoint}})
 		if err != nil {
 			t.Fatal(err)
 		}

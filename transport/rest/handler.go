@@ -31,8 +31,8 @@ const (
 type Handler struct {
 	// Authorize, unless it is nil, is asked before each operation, once for each
 	// key of a transaction, and has it refused if it returns an error. The status
-	// is 403, or 401 if the error wraps [ErrUnauthenticated], or that of a
-	// store.Error. It is set before the first request.
+	// is 403, or that of a store.Error, like 401 of
+	// store.ErrUnauthenticated. It is set before the first request.
 	Authorize func(r *http.Request, a Access) error
 
 	shards      map[uint64]transport.Backend
@@ -57,8 +57,9 @@ type Access struct {
 	Shard  uint64
 	Lock   bool   // Key is the name of a lock, not a key
 	Key    string // or what all keys begin with, if Prefix
-	Prefix bool   // a scan, a watch of several keys or, with an empty Key, the shard's info
+	Prefix bool   // a scan, or a watch of several keys
 	Write  bool
+	Info   bool // the shard's info, and nothing else
 }
 
 // NewHandler returns a handler for some stores, by the numbers of their shards. They

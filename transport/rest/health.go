@@ -50,7 +50,7 @@ func listShards(_ context.Context, c *call) (*answer, error) {
 		Shards []uint64 `json:"shards"`
 	}{[]uint64{}}
 	for _, c.shard = range slices.Sorted(maps.Keys(c.shards)) {
-		if c.authorize(Access{Prefix: true}) == nil {
+		if c.authorize(Access{Info: true}) == nil {
 			out.Shards = append(out.Shards, c.shard)
 		}
 	}
@@ -78,7 +78,7 @@ type info struct {
 }
 
 func getInfo(ctx context.Context, c *call) (*answer, error) {
-	if err := c.authorize(Access{Prefix: true}); err != nil {
+	if err := c.authorize(Access{Info: true}); err != nil {
 		return nil, err
 	}
 	i, err := c.store.Info(ctx)
