@@ -47,6 +47,8 @@ type waiter struct {
 	own  bool
 	id   uint64
 	buf  []byte
+
+	identity uint64 // of the store that has answered, 0 if not known
 }
 
 var waiters = sync.Pool{New: func() any { return &waiter{done: make(chan struct{}, 1)} }}
@@ -273,6 +275,7 @@ func (c *clientConn) send(ctx context.Context, r request) (*waiter, error) {
 		w.deliver(response{code: uint64(store.ErrClosed.Code())}, false)
 		return w, nil
 	}
+	w.identity = c.identity
 	w.id = c.appendLocked(r)
 	c.mu.wait[w.id] = w
 	c.wakeLocked()

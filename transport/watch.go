@@ -3,6 +3,8 @@ package transport
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"iter"
 	"time"
 
@@ -111,13 +113,15 @@ func parseEvents(b []byte) (events []store.Event, next store.Revision, err error
 }
 
 // Watch implements store.Store. It goes on at another server when one is lost, until
-// ctx ends; servers of one store number its changes alike.
+// ctx ends; servers of one store number its changes alike. If it comes to another store
+// there, one in memory that has been opened anew, it ends with store.ErrCompacted.
 func (c *Client) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.Event, error], error) {
 	if err := what.Check(); err != nil {
 		return nil, err
 	}
 	// The first poll finds out whether there is something amiss.
-	events, next, err := c.Poll(ctx, engine.Keys, what, 0, pageBytes)
+	identity := uint64(0)
+	events, next, err := c.pollSame(ctx, engine.Keys, what, 0, &identity)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +133,7 @@ func (c *Client) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.E
 				}
 			}
 			what.From = next
-			if events, next, err = c.poll(ctx, what); err != nil {
+			if events, next, err = c.poll(ctx, what, &identity); err != nil {
 				yield(store.Event{}, err)
 				return
 			}
@@ -138,14 +142,16 @@ func (c *Client) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.E
 }
 
 // poll polls until there are events, something is amiss, or ctx ends.
-func (c *Client) poll(ctx context.Context, what store.Watch) (events []store.Event, next store.Revision, err error) {
+func (c *Client) poll(ctx context.Context, what store.Watch, identity *uint64) (events []store.Event, next store.Revision, err error) {
 	for {
-		events, next, err = c.Poll(ctx, engine.Keys, what, pollWait, pageBytes)
+		events, next, err = c.pollSame(ctx, engine.Keys, what, pollWait, identity)
 		switch {
 		case err == nil && len(events) > 0:
 			return events, next, nil
 		case err == nil:
 			what.From = next
+		case errors.Is(err, store.ErrFutureRevision): // of a history that is shorter
+			return nil, 0, errAnotherStore
 		case ctx.Err() != nil || store.KindOf(err) != store.KindNotApplied:
 			return nil, 0, err
 		default:
@@ -158,14 +164,28 @@ func (c *Client) poll(ctx context.Context, what store.Watch) (events []store.Eve
 }
 
 // Poll implements [Backend]. A server decides how much it returns.
-func (c *Client) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, _ int64) (events []store.Event, next store.Revision, err error) {
+func (c *Client) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, _ int64) ([]store.Event, store.Revision, error) {
+	return c.pollSame(ctx, space, what, wait, new(uint64))
+}
+
+// pollSame polls the store that has the identity, or any if that is 0, which then
+// becomes that of the one that has answered.
+func (c *Client) pollSame(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, identity *uint64) (events []store.Event, next store.Revision, err error) {
+	another := false
 	r := request{method: methodPoll, arg: poll{space, what, wait}.append(nil)}
 	err = c.wait(ctx, wait, r, func(w *waiter) (err error) {
+		another = *identity != 0 && w.identity != *identity
+		*identity = w.identity
 		events, next, err = parseEvents(w.keep(w.resp.result))
 		return err
 	})
+	if another {
+		return nil, 0, errAnotherStore
+	}
 	return events, next, err
 }
+
+var errAnotherStore = fmt.Errorf("%w: another store answers now", store.ErrCompacted)
 
 // wait is call for a request that a server answers only after the time that it says.
 func (c *Client) wait(ctx context.Context, wait time.Duration, r request, parse func(*waiter) error) error {

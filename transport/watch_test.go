@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -173,5 +174,64 @@ func TestLockSurvivesTheServerItWasTakenThrough(t *testing.T) {
 	}
 	if err := w.Unlock(ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestWatchDoesNotGoOnInAnotherHistory has a store in memory be opened anew behind the
+// same endpoint.
+func TestWatchDoesNotGoOnInAnotherHistory(t *testing.T) {
+	for name, changes := range map[string]int{"longer": 3, "shorter": 0} {
+		t.Run(name, func(t *testing.T) { watchAnother(t, changes) })
+	}
+}
+
+// watchAnother has the second store have so many changes.
+func watchAnother(t *testing.T, changes int) {
+	ctx := background(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	open := func(l net.Listener) (s *local.Store, closeAll func()) {
+		s = local.Open(local.Options{})
+		server := newServer(s)
+		server.Start(l)
+		return s, func() {
+			server.Close()
+			s.Close()
+		}
+	}
+	s, closeFirst := open(l)
+	c := connect(t, "tcp://"+addr)
+	events, err := c.Watch(ctx, store.Watch{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Set(ctx, "k", nil)
+	seen := 0
+	for e, err := range events {
+		if seen++; seen == 1 {
+			if err != nil || e.Revision != 1 {
+				t.Fatal(e, err)
+			}
+			closeFirst()
+			again, err := net.Listen("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			second, closeSecond := open(again)
+			defer closeSecond()
+			for range changes {
+				second.Set(ctx, "k", nil)
+			}
+			continue
+		}
+		if !errors.Is(err, store.ErrCompacted) {
+			t.Fatalf("%+v, %v", e, err)
+		}
+	}
+	if seen != 2 {
+		t.Errorf("%d events and errors", seen)
 	}
 }
