@@ -67,7 +67,9 @@ type served struct {
 	cancel   context.CancelFunc
 	pollCtx  context.Context
 	endPolls context.CancelFunc
-	requests sync.WaitGroup
+	requests sync.WaitGroup // the goroutines that carry them out
+	jobs     chan func()    // to one of those that waits
+	ended    chan struct{}  // closed when there are no more
 	slots    chan struct{} // has room for as many requests as may be under way
 	polls    chan struct{}
 	large    chan struct{} // has room for as many large responses as there may be
@@ -85,6 +87,7 @@ func newServed(s *Server, conn net.Conn, b Backend, a Access) *served {
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	c.pollCtx, c.endPolls = context.WithCancel(c.ctx)
 	c.scans = newCursors(c.ctx, b, s.clock)
+	c.jobs, c.ended = make(chan func()), make(chan struct{})
 	c.slots = make(chan struct{}, maxInFlight)
 	c.polls = make(chan struct{}, maxPolls)
 	c.large = make(chan struct{}, maxLarge)
@@ -99,6 +102,7 @@ func (c *served) serve() {
 		if !closing {
 			c.cancel() // the client has gone
 		}
+		close(c.ended)
 		c.requests.Wait()
 		c.cancel()
 		c.scans.close()
@@ -217,7 +221,7 @@ func (c *served) respond(r response) {
 // cursors.receive has made of it.
 func (c *served) start(ctx context.Context, req request, scan scanRequest, places chan struct{}) {
 	ctx, done := c.limit(ctx, req)
-	c.requests.Go(func() {
+	c.run(func() {
 		large := mayBeLarge(req.method)
 		if large && req.method != methodPoll { // which takes its place when there is something
 			c.large <- struct{}{}
@@ -232,6 +236,35 @@ func (c *served) start(ctx context.Context, req request, scan scanRequest, place
 			<-c.large
 		}
 		<-places
+	})
+}
+
+// workerPatience is how long a goroutine that has carried out a request waits for
+// another one. A new one would have to grow its stack anew.
+const workerPatience = time.Second
+
+// run has a goroutine call f, one that waits if there is one.
+func (c *served) run(f func()) {
+	select {
+	case c.jobs <- f:
+		return
+	default:
+	}
+	c.requests.Go(func() {
+		f()
+		patience := time.NewTimer(workerPatience)
+		defer patience.Stop()
+		for {
+			select {
+			case f := <-c.jobs:
+				f()
+				patience.Reset(workerPatience)
+			case <-patience.C:
+				return
+			case <-c.ended:
+				return
+			}
+		}
 	})
 }
 
@@ -302,7 +335,7 @@ func (c *served) readTogether() {
 		}
 		timeout = max(timeout, req.timeout)
 	}
-	c.requests.Go(func() {
+	c.run(func() {
 		ctx := c.ctx
 		if timeout > 0 {
 			var cancel context.CancelFunc
