@@ -16,7 +16,8 @@ type cell struct {
 	Workload string // write, read, stale, mix or lock; see also measure
 	Via      int    // the member
 	Callers  int
-	Watchers int `json:",omitempty"`
+	Watchers int   `json:",omitempty"`
+	Servers  []int `json:",omitempty"` // processes that do the work beside this one
 	Data     data
 	Time     time.Duration
 }
@@ -36,6 +37,7 @@ const (
 	failedOps     = "failed" // only if there are any
 	cpuPer100k    = "CPU s/100k"
 	mbPerSec      = "MB/s"
+	gbPerSec      = "GB/s"           // over a network
 	fillBytes     = 32 << 20         // of values that are filled in, on their way at once
 	opPatience    = 30 * time.Second // after which an operation has failed
 	failurePause  = 10 * time.Millisecond
@@ -201,11 +203,11 @@ func (c *cell) run(m member) outcome {
 		})
 	}
 	time.Sleep(warmUp)
-	before := usageNow()
+	before := usageNow(c.Servers...)
 	counting.Store(true)
 	time.Sleep(c.Time)
 	counting.Store(false)
-	after := usageNow()
+	after := usageNow(c.Servers...)
 	stop.Store(true)
 	wg.Wait()
 

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// clusterSettings are what the flags of the subcommands cluster and locks say.
+// clusterSettings are what the flags of the subcommands cluster, locks and net say.
 type clusterSettings struct {
 	systems     []*system
 	callers     []int
@@ -26,7 +26,9 @@ type clusterSettings struct {
 	only        *regexp.Regexp
 	dir         string // of all data directories
 	log         io.Writer
-	locks       *lockSizes // nil for the subcommand cluster
+	locks       *lockSizes // of the subcommand locks, else nil
+	net         *netSizes  // of the subcommand net, else nil
+	absent      []string   // why a system is left out
 }
 
 // row is workloads that one set of processes gives. Each round begins with empty
@@ -35,6 +37,8 @@ type row struct {
 	workloads []string
 	rounds    int // at most; 0: as many as there are
 	run       func(*clusterTurn) error
+	systems   []*system // that can do it; nil: all
+	base      string    // the system that the others are compared with; "": clusterBaseline
 }
 
 // clusterTurn is one system's go at one row in one round.
@@ -64,8 +68,11 @@ const (
 
 // rows are all that can be measured.
 func (s *clusterSettings) rows() []row {
-	if s.locks != nil {
+	switch {
+	case s.locks != nil:
 		return []row{s.lockRow()}
+	case s.net != nil:
+		return s.netRows()
 	}
 	return []row{s.cells(), s.allocs(), s.cores(), s.failover(), s.restart()}
 }
@@ -86,7 +93,7 @@ func (s *clusterSettings) measure(ctx context.Context) (all gains, err error) {
 			rounds = min(rounds, r.rounds)
 		}
 		out := make(map[*system]bool)
-		interleave(s.systems, rounds, func(sys *system, round int) {
+		interleave(r.of(s.systems), rounds, func(sys *system, round int) {
 			if out[sys] || ctx.Err() != nil {
 				return
 			}
@@ -108,6 +115,14 @@ func (s *clusterSettings) measure(ctx context.Context) (all gains, err error) {
 		})
 	}
 	return all, errors.Join(err, ctx.Err())
+}
+
+// of are those of some systems that can do the row.
+func (r row) of(systems []*system) []*system {
+	if r.systems == nil {
+		return systems
+	}
+	return slices.DeleteFunc(slices.Clone(systems), func(s *system) bool { return !slices.Contains(r.systems, s) })
 }
 
 // take runs the row in a directory that is gone afterwards.
@@ -175,6 +190,11 @@ func (t *clusterTurn) together() (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.ready(configs...)
+}
+
+// ready starts members, or clients, in one process and waits until they are ready.
+func (t *clusterTurn) ready(configs ...memberConfig) (*process, error) {
 	p, err := startProcess(t.ctx, t.system, configs...)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -134,20 +136,45 @@ func (s *clusterSettings) workloads() (names []string) {
 	return names
 }
 
+// told are the samples by the system that others are compared with.
+func (s *clusterSettings) told(samples []sample) (all []*results) {
+	workloads, peers := make(map[string][]string), make(map[string][]string)
+	var bases []string
+	for _, r := range s.rows() {
+		base := cmp.Or(r.base, clusterBaseline)
+		if !slices.Contains(bases, base) {
+			bases = append(bases, base)
+		}
+		workloads[base] = append(workloads[base], r.workloads...)
+		for _, sys := range r.of(s.systems) {
+			if !slices.Contains(peers[base], sys.name) {
+				peers[base] = append(peers[base], sys.name)
+			}
+		}
+	}
+	for _, base := range bases {
+		all = append(all, newResults(samples, workloads[base], peers[base], opsPerSec, base))
+	}
+	return all
+}
+
 // about tells how large and long it is.
 func (s *clusterSettings) about() string {
 	text := fmt.Sprintf("%d keys of %d bytes, values of %d; medians of %d rounds of %v, interleaved",
 		s.keys, keySize, valueSize, s.rounds, s.time)
+	if s.net != nil {
+		return text + ".\nServers in processes of their own, callers in another, over loopback; all share the processors."
+	}
 	if s.locks == nil {
 		text += fmt.Sprintf("; %d failovers of each kind", s.trials)
 	}
-	return text + "."
+	return text + ".\nThree members, one process unless said otherwise."
 }
 
 // values are the settings by the names of their flags.
 func (s *clusterSettings) values() map[string]any {
 	v := map[string]any{"rounds": s.rounds, "seconds": s.time.Seconds(), "keys": s.keys, "only": s.only.String()}
-	if s.locks == nil {
+	if s.locks == nil && s.net == nil {
 		v["callers"], v["restartkeys"], v["trials"] = s.callers, s.restartKeys, s.trials
 	}
 	return v
@@ -162,22 +189,33 @@ func (s *clusterSettings) report(ctx context.Context, f *memberFlags, bars []bar
 	d.Settings = s.values()
 	d.Settings["sync_us"] = micros(int64(sync))
 	d.Machine.print(w)
-	fmt.Fprintf(w, "%s\nThree members, one process unless said otherwise; a synced write of 4 KiB to the disk takes %v.\n\n",
+	fmt.Fprintf(w, "%s A synced write of 4 KiB to the disk takes %v.\n\n",
 		s.about(), sync.Round(time.Microsecond))
-	var names []string
 	for _, sys := range s.systems {
-		about := strings.TrimPrefix(strings.TrimSpace(sys.module+" "+version(sys.module))+": "+sys.note, ": ")
+		note := sys.note
+		if s.net != nil {
+			note = cmp.Or(sys.netNote, note)
+		}
+		if sys.server != nil {
+			note += " (" + sys.server() + ")"
+		}
+		about := strings.TrimPrefix(strings.TrimSpace(sys.module+" "+version(sys.module))+": "+note, ": ")
 		d.Peers[sys.name] = about
-		names = append(names, sys.name)
 		fmt.Fprintf(w, "- %v: %s\n", sys, about)
+	}
+	for _, why := range s.absent {
+		fmt.Fprintf(w, "- %s\n", why)
 	}
 	fmt.Fprintln(w)
 
 	began := time.Now()
 	all, err := s.measure(ctx)
-	r := newResults(all.samples, s.workloads(), names, opsPerSec, clusterBaseline)
-	r.printCells(w)
-	r.printOthers(w, r.isCell)
+	var r *results // those of the last base; all of them find every figure
+	for _, r = range s.told(all.samples) {
+		r.printCells(w)
+		r.printOthers(w, r.isCell)
+		d.fill(r)
+	}
 	r.printNoise(w)
 	if verdicts := judge(bars, r); f.bars {
 		printBars(w, verdicts)
@@ -192,7 +230,6 @@ func (s *clusterSettings) report(ctx context.Context, f *memberFlags, bars []bar
 	fmt.Fprintf(w, "It took %v; load after: %s\n", time.Since(began).Round(time.Second), firstLine("/proc/loadavg"))
 	if f.json != "" {
 		d.Failed = all.failed
-		d.fill(r)
 		err = errors.Join(err, d.write(f.json))
 	}
 	return err

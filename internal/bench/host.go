@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -40,10 +41,11 @@ func serve() {
 	}
 }
 
-// host is the members of a process.
+// host is the members of a process, or clients in their place.
 type host struct {
 	members []member
-	probe   *probe // nil unless one is under way
+	probe   *probe      // nil unless one is under way
+	idlers  []io.Closer // connections that nobody uses
 }
 
 const readyPatience = time.Minute
@@ -83,6 +85,10 @@ func (h *host) handle(r request) (a reply, err error) {
 		a.Outcome.Metrics = idleMetrics(r.Time)
 	case "memory":
 		a.Outcome.Metrics = residentMetrics()
+	case "idlers":
+		err = h.openIdlers(r)
+	case "gets":
+		a.Outcome.Metrics, err = r.Cell.countedGets(h.members[r.Via], r.Count)
 	case "probe":
 		h.probe = startProbe(h.members[r.Via])
 	case "probed":
@@ -99,13 +105,17 @@ func (h *host) handle(r request) (a reply, err error) {
 
 // open opens all members at once: some wait for each other.
 func (h *host) open(r request) error {
-	chosen, err := chooseSystems(r.System)
+	chosen, err := named(netSystems, r.System, (*system).String)
 	if err != nil {
 		return err
 	}
 	h.members = make([]member, len(r.Members))
 	return atOnce(len(r.Members), func(i int) (err error) {
-		h.members[i], err = chosen[0].open(r.Members[i])
+		if c := r.Members[i]; len(c.Connect) > 0 {
+			h.members[i], err = chosen[0].connect(c.Connect)
+		} else {
+			h.members[i], err = chosen[0].open(c)
+		}
 		return err
 	})
 }

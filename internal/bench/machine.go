@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -46,6 +47,47 @@ func memory(name string) int { return inBytes("/proc/meminfo", name) }
 // resident is the memory that this process takes in bytes, 0 if the system does
 // not tell.
 func resident() int { return inBytes("/proc/self/status", "VmRSS") }
+
+// residentOf is that of another process.
+func residentOf(pid int) int { return inBytes(fmt.Sprintf("/proc/%d/status", pid), "VmRSS") }
+
+// cpuOf is the processor time that another process has used up, to within 10 ms; 0 if
+// the system does not tell.
+func cpuOf(pid int) (total time.Duration) {
+	const (
+		tick       = 10 * time.Millisecond
+		user, both = 11, 13 // of the fields after the name: utime and stime
+	)
+	line := firstLine(fmt.Sprintf("/proc/%d/stat", pid))
+	fields := strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
+	if len(fields) < both {
+		return 0
+	}
+	for _, f := range fields[user:both] {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			return 0
+		}
+		total += time.Duration(n) * tick
+	}
+	return total
+}
+
+// socketsOf is how many sockets another process has open, 0 if the system does not
+// tell.
+func socketsOf(pid int) (n int) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	for _, f := range files {
+		if to, err := os.Readlink(filepath.Join(dir, f.Name())); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
 
 // inBytes reads a field whose value is "123 kB".
 func inBytes(path, name string) int {

@@ -2,11 +2,13 @@
 // subcommand: "maple", which it does without one, is the in-memory engine beside
 // maps and caches, all in this process; "cluster" is three members of dkv beside
 // three of etcd and of NATS, in processes of their own; "locks" is locks,
-// transactions and watches of such members beside etcd's:
+// transactions and watches of such members beside etcd's; "net" is the network mode
+// beside redis, and beside etcd and NATS:
 //
 //	go -C internal/bench run . maple -bars -json maple.json
 //	go -C internal/bench run . cluster -bars -json cluster.json
 //	go -C internal/bench run . locks -bars -json locks.json
+//	go -C internal/bench run . net -bars -json net.json
 //
 // It is a module of its own, so that the peers are no dependencies of dkv.
 //
@@ -20,10 +22,13 @@
 // that members live in; cluster.go the rounds, and how members are put into
 // processes; rows.go the workloads; cell.go, stale.go and probe.go how each is
 // measured, latency.go and usage.go what with. Those of locks use them as well:
-// locks.go has the workloads; lockcell.go and watchcell.go how each is measured.
+// locks.go has the workloads; lockcell.go and watchcell.go how each is measured. So do
+// those of net: net.go has the workloads, and how servers and clients are put into
+// processes; netcell.go how what is no cell is measured; peer_redis.go one more peer.
 //
 // results.go, bars.go and report.go have what is told of either, and bars_cluster.go,
-// report_cluster.go and bars_locks.go what is told of a cluster alone.
+// report_cluster.go, bars_locks.go and bars_net.go what is told of a cluster or a
+// network alone.
 package main
 
 import (
@@ -38,6 +43,7 @@ var commands = map[string]func(args []string) error{
 	"maple":   mapleCommand,
 	"cluster": clusterCommand,
 	"locks":   locksCommand,
+	"net":     netCommand,
 }
 
 func main() {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"strings"
 )
 
 // member is one of those that make up a cluster, and the way for the program that
@@ -63,15 +65,26 @@ type memberConfig struct {
 	// Raft and Client are the addresses of all members by name: where they
 	// hear each other, and where they would hear clients.
 	Raft, Client map[string]string
+	// Listen has a server of the network mode listen on these endpoints, Connect
+	// makes a client of them; each is "tcp://host:port" or "unix:///path".
+	Listen, Connect []string
 }
 
-// system is a replicated store by name.
+// system is a store by name: a replicated one, one that is used by way of a network,
+// or both.
 type system struct {
 	name      string
 	module    string // the module whose version the report tells, if any
 	note      string
+	netNote   string // in its place where it is used by way of a network; "": the same
 	open      func(memberConfig) (member, error)
 	fillsFast bool // loads a million keys in a time that a benchmark has
+
+	// Of systems that are used by way of a network:
+	connect func(endpoints []string) (member, error)                // a client of servers; nil if there is none
+	dial    func(endpoint string) (io.Closer, error)                // a connection that has had an answer; nil: connect
+	serve   func(context.Context, memberConfig) (*netServer, error) // servers that are another program; nil: open
+	server  func() string                                           // the name and version of that program
 }
 
 const (
@@ -79,15 +92,29 @@ const (
 	clusterBaseline = "etcd"
 )
 
-var systems = []*system{dkvSystem, etcdSystem, natsSystem}
+var (
+	systems    = []*system{dkvSystem, etcdSystem, natsSystem} // replicated ones
+	netSystems = []*system{dkvSystem, redisSystem, etcdSystem, natsSystem}
+)
 
 func (s *system) String() string { return s.name }
 
-// chooseSystems returns the systems of a comma-separated list; an empty one
-// names all.
-func chooseSystems(list string) ([]*system, error) {
-	if list == "" {
-		return systems, nil
-	}
-	return named(systems, list, func(s *system) string { return s.name })
+// address is what is listened on at an endpoint of Listen or Connect.
+func address(endpoint string) (network, address string) {
+	network, address, _ = strings.Cut(endpoint, "://")
+	return network, address
 }
+
+// addresses are those of some endpoints, without their networks.
+func addresses(endpoints []string) (all []string) {
+	for _, e := range endpoints {
+		_, a := address(e)
+		all = append(all, a)
+	}
+	return all
+}
+
+// noMember is what clients have in common.
+type noMember struct{}
+
+func (noMember) Leads() bool { return false }

@@ -15,7 +15,7 @@ var dkvSystem = &system{
 	fillsFast: true,
 	note:      "default options",
 	open: func(c memberConfig) (member, error) {
-		db, err := dkv.Open(dkv.Options{Dir: c.Dir, Node: c.Node, Members: c.Raft})
+		db, err := dkv.Open(dkv.Options{Dir: c.Dir, Node: c.Node, Members: c.Raft, Listen: c.Listen})
 		if err != nil {
 			return nil, err
 		}
@@ -27,6 +27,13 @@ var dkvSystem = &system{
 			}{m, s}, nil
 		}
 		return m, nil
+	},
+	connect: func(endpoints []string) (member, error) {
+		db, err := dkv.Open(dkv.Options{Connect: endpoints})
+		if err != nil {
+			return nil, err
+		}
+		return &dkvMember{db}, nil
 	},
 }
 

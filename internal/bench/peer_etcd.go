@@ -20,6 +20,7 @@ var etcdSystem = &system{
 	name:      clusterBaseline,
 	module:    "go.etcd.io/etcd/server/v3",
 	note:      "embedded, used by the in-process client of a member; default options but for a quota of 8 GiB",
+	netNote:   "embedded, used by clientv3 over gRPC; default options but for a quota of 8 GiB",
 	fillsFast: true,
 	open: func(c memberConfig) (member, error) {
 		conf := embed.NewConfig()
@@ -41,15 +42,22 @@ var etcdSystem = &system{
 		if err != nil {
 			return nil, err
 		}
-		return &etcdMember{e, v3client.New(e.Server)}, nil
+		return &etcdMember{e, etcdClient{client: v3client.New(e.Server)}}, nil
+	},
+	connect: func(endpoints []string) (member, error) {
+		c, err := clientv3.New(clientv3.Config{Endpoints: addresses(endpoints), Logger: zap.NewNop()})
+		if err != nil {
+			return nil, err
+		}
+		return &etcdClient{client: c}, nil
 	},
 }
 
 func httpURL(address string) url.URL { return url.URL{Scheme: "http", Host: address} }
 
 type etcdMember struct {
-	etcd   *embed.Etcd
-	client *clientv3.Client
+	etcd *embed.Etcd
+	etcdClient
 }
 
 func (m *etcdMember) Ready(ctx context.Context) error {
@@ -60,22 +68,32 @@ func (m *etcdMember) Ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := m.client.Get(ctx, "ready")
-	return err
+	return m.etcdClient.Ready(ctx)
 }
 
 func (m *etcdMember) Leads() bool { return m.etcd.Server.Leader() == m.etcd.Server.MemberID() }
 
-func (m *etcdMember) Set(ctx context.Context, key string, value []byte) error {
+// etcdClient is a client within the process of a member, or of servers elsewhere.
+type etcdClient struct {
+	noMember
+	client *clientv3.Client
+}
+
+func (m *etcdClient) Ready(ctx context.Context) error {
+	_, err := m.client.Get(ctx, "ready")
+	return err
+}
+
+func (m *etcdClient) Set(ctx context.Context, key string, value []byte) error {
 	_, err := m.client.Put(ctx, key, string(value))
 	return err
 }
 
-func (m *etcdMember) Get(ctx context.Context, key string) ([]byte, bool, error) {
+func (m *etcdClient) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return etcdValue(m.client.Get(ctx, key))
 }
 
-func (m *etcdMember) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+func (m *etcdClient) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
 	return etcdValue(m.client.Get(ctx, key, clientv3.WithSerializable()))
 }
 
@@ -87,7 +105,7 @@ func etcdValue(r *clientv3.GetResponse, err error) ([]byte, bool, error) {
 }
 
 // SetAll sets the keys in transactions of as many as etcd allows.
-func (m *etcdMember) SetAll(ctx context.Context, keys []string, values [][]byte) error {
+func (m *etcdClient) SetAll(ctx context.Context, keys []string, values [][]byte) error {
 	const most = int(embed.DefaultMaxTxnOps)
 	for from := 0; from < len(keys); from += most {
 		to := min(from+most, len(keys))
@@ -106,7 +124,7 @@ func (m *etcdMember) SetAll(ctx context.Context, keys []string, values [][]byte)
 	return nil
 }
 
-func (m *etcdMember) SetInTxn(ctx context.Context, keys []string, values [][]byte) error {
+func (m *etcdClient) SetInTxn(ctx context.Context, keys []string, values [][]byte) error {
 	return m.SetAll(ctx, keys, values) // one transaction, as few as they are
 }
 
@@ -175,8 +193,10 @@ func closeEtcdClient(c *clientv3.Client) error {
 	return nil
 }
 
+func (m *etcdClient) Close() error { return closeEtcdClient(m.client) }
+
 func (m *etcdMember) Close() error {
-	err := closeEtcdClient(m.client)
+	err := m.etcdClient.Close()
 	m.etcd.Close()
 	return err
 }

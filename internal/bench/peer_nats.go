@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,8 @@ var natsSystem = &system{
 	name:   "nats",
 	module: "github.com/nats-io/nats-server/v2",
 	note: "JetStream KV, embedded, three replicas, sync always, one in-process connection per member; " +
+		"its Get may be answered by any replica, so it is not linearizable",
+	netNote: "JetStream KV, embedded, three replicas, sync always, used by one connection over TCP; " +
 		"its Get may be answered by any replica, so it is not linearizable",
 	open: func(c memberConfig) (member, error) {
 		host, port, err := hostPort(c.Raft[c.Node])
@@ -56,14 +59,20 @@ var natsSystem = &system{
 		}
 		return m, nil
 	},
+	connect: func(endpoints []string) (member, error) {
+		conn, err := nats.Connect(strings.Join(addresses(endpoints), ","), nats.MaxReconnects(-1))
+		if err != nil {
+			return nil, err
+		}
+		return &natsClient{conn: conn}, nil
+	},
 }
 
 const natsBucket = "bench"
 
 type natsMember struct {
 	server *server.Server
-	conn   *nats.Conn
-	kv     atomic.Pointer[jetstream.KeyValue] // nil until Ready has found it
+	natsClient
 }
 
 func (m *natsMember) connect() (err error) {
@@ -75,8 +84,28 @@ func (m *natsMember) connect() (err error) {
 	return err
 }
 
+func (m *natsMember) Leads() bool {
+	return m.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, "KV_"+natsBucket)
+}
+
+func (m *natsMember) Close() error {
+	if m.conn != nil {
+		m.conn.Close()
+	}
+	m.server.Shutdown()
+	m.server.WaitForShutdown()
+	return nil
+}
+
+// natsClient is a client within the process of a member, or of servers elsewhere.
+type natsClient struct {
+	noMember
+	conn *nats.Conn
+	kv   atomic.Pointer[jetstream.KeyValue] // nil until Ready has found it
+}
+
 // Ready waits for the bucket, and makes it if it is not there yet.
-func (m *natsMember) Ready(ctx context.Context) error {
+func (m *natsClient) Ready(ctx context.Context) error {
 	js, err := jetstream.New(m.conn)
 	if err != nil {
 		return err
@@ -94,7 +123,7 @@ func (m *natsMember) Ready(ctx context.Context) error {
 	}
 }
 
-func (m *natsMember) ready(ctx context.Context, js jetstream.JetStream) error {
+func (m *natsClient) ready(ctx context.Context, js jetstream.JetStream) error {
 	// Until there is a leader some requests are not answered at all.
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -112,16 +141,12 @@ func (m *natsMember) ready(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-func (m *natsMember) Leads() bool {
-	return m.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, "KV_"+natsBucket)
-}
-
-func (m *natsMember) Set(ctx context.Context, key string, value []byte) error {
+func (m *natsClient) Set(ctx context.Context, key string, value []byte) error {
 	_, err := (*m.kv.Load()).Put(ctx, key, value)
 	return err
 }
 
-func (m *natsMember) Get(ctx context.Context, key string) ([]byte, bool, error) {
+func (m *natsClient) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	e, err := (*m.kv.Load()).Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return nil, false, nil
@@ -132,12 +157,8 @@ func (m *natsMember) Get(ctx context.Context, key string) ([]byte, bool, error) 
 	return e.Value(), true, nil
 }
 
-func (m *natsMember) Close() error {
-	if m.conn != nil {
-		m.conn.Close()
-	}
-	m.server.Shutdown()
-	m.server.WaitForShutdown()
+func (m *natsClient) Close() error {
+	m.conn.Close()
 	return nil
 }
 

@@ -26,6 +26,7 @@ type request struct {
 	Cell    *cell          `json:",omitempty"`
 	Data    *data          `json:",omitempty"`
 	Time    time.Duration  `json:",omitempty"`
+	Count   int            `json:",omitempty"`
 }
 
 type reply struct {

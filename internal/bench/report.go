@@ -155,11 +155,14 @@ type document struct {
 	Samples  []sample                      `json:"samples"`
 }
 
-// fill adds what r has to the document.
+// fill adds what r has to the document, which may have other results of the same
+// samples.
 func (d *document) fill(r *results) {
 	d.Samples = r.samples
-	d.Medians = make(map[string]map[string]metrics)
-	d.Ratios = make(map[string]map[string]float64)
+	if d.Medians == nil {
+		d.Medians = make(map[string]map[string]metrics)
+		d.Ratios = make(map[string]map[string]float64)
+	}
 	for _, workload := range r.workloads {
 		d.Medians[workload] = make(map[string]metrics)
 		ratios := make(map[string]float64)

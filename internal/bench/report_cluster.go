@@ -43,7 +43,8 @@ func (r *results) printCells(w io.Writer) {
 		{"operations per second", "Operations that succeeded, and their ratio to those of " + r.base + ".", rate},
 		{"µs", "Half of all operations took no longer / 99 of 100.", of(p50Micros, p99Micros)},
 		{"µs of reads", "The same of the reads alone.", of(readP50Micros, readP99Micros)},
-		{"CPU s", "Processor seconds of the process per 100,000 operations, callers included.", of(cpuPer100k)},
+		{"GB/s", "Of values.", of(gbPerSec)},
+		{"CPU s", "Processor seconds per 100,000 operations, callers included.", of(cpuPer100k)},
 	} {
 		rows := [][]string{append([]string{t.head}, r.peers...)}
 		for _, workload := range r.workloads {

@@ -9,18 +9,22 @@ import (
 // usage is what this process has used up.
 type usage struct {
 	at      time.Time
-	cpu     time.Duration
+	cpu     time.Duration // that of other processes included, if asked for
 	mallocs uint64
 }
 
-func usageNow() usage {
+func usageNow(others ...int) usage {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
 		panic("bench: getrusage: " + err.Error())
 	}
-	return usage{time.Now(), time.Duration(r.Utime.Nano() + r.Stime.Nano()), m.Mallocs}
+	cpu := time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	for _, pid := range others {
+		cpu += cpuOf(pid)
+	}
+	return usage{time.Now(), cpu, m.Mallocs}
 }
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
