@@ -282,7 +282,8 @@ func (s *clusterSettings) countedAllocs() row {
 		}
 		return t.ask(p, name, request{Op: "gets", Via: client, Count: t.net.gets, Cell: &cell{Callers: t.net.getters, Data: d}})
 	}
-	return row{workloads: []string{name}, run: run, systems: []*system{dkvSystem}, base: netBaseline}
+	// Three rounds at most, for they take long and are much the same.
+	return row{workloads: []string{name}, rounds: 3, run: run, systems: []*system{dkvSystem}, base: netBaseline}
 }
 
 // moreFiles lets this process and those it starts have n files open.

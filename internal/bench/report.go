@@ -122,15 +122,19 @@ func (r *results) has(workload, metric string) bool {
 // ratio is worth.
 func (r *results) printNoise(w io.Writer) {
 	var spreads []float64
+	var widest [2]string // the workload and the peer
 	for id, rounds := range r.rounds {
 		f := r.compared(id[0], id[1])
 		if _, ok := r.median(f); ok && len(rounds) > 1 {
 			spreads = append(spreads, r.spread(f))
+			if spreads[len(spreads)-1] == slices.Max(spreads) {
+				widest = id
+			}
 		}
 	}
 	if m, ok := median(spreads); ok {
-		fmt.Fprintf(w, "From a figure's fastest round to its slowest: %s× in the middle case, %s× in the worst.\n\n",
-			short(m), short(spreads[len(spreads)-1]))
+		fmt.Fprintf(w, "From a figure's fastest round to its slowest: %s× in the middle case, %s× in the worst, %s of %s.\n\n",
+			short(m), short(spreads[len(spreads)-1]), widest[0], widest[1])
 	}
 }
 
