@@ -147,6 +147,11 @@ func (c *Client) GetStale(ctx context.Context, key string) ([]byte, bool, error)
 	return c.value(ctx, methodGetStale, key)
 }
 
+// GetShared implements [Backend].
+func (c *Client) GetShared(ctx context.Context, key string) ([]byte, bool, error) {
+	return c.GetStale(ctx, key)
+}
+
 func (c *Client) value(ctx context.Context, m method, key string) (value []byte, ok bool, err error) {
 	err = c.read(ctx, m, key, func(w *waiter) (err error) {
 		if value, ok, err = cutFound(w.resp.result); ok {

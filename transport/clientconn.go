@@ -17,6 +17,7 @@ import (
 // another reads responses; both end when it has failed.
 type clientConn struct {
 	conn     net.Conn
+	raw      *rawWriter    // nil if it cannot be; belongs to who has made mu.writing true
 	identity uint64        // of the store, 0 if not known
 	wake     chan struct{} // has room for one: there is something to write
 	failed   chan struct{} // closed when the connection is of no use any longer
@@ -25,9 +26,10 @@ type clientConn struct {
 
 	mu struct {
 		sync.Mutex
+		rest    []byte        // of what a caller has begun to write, for the writer to go on with
 		out     []byte        // frames that wait to be written
 		spare   []byte        // what out was before
-		writing bool          // the writer is awake, or about to be
+		writing bool          // the writer is awake, or about to be, or a caller writes
 		room    chan struct{} // closed when out has been taken, nil if nobody waits for that
 		last    uint64        // id of the last request
 		wait    map[uint64]*waiter
@@ -49,6 +51,7 @@ type waiter struct {
 	buf  []byte
 
 	identity uint64 // of the store that has answered, 0 if not known
+	failed   bool   // the connection has, before there was a response
 }
 
 var waiters = sync.Pool{New: func() any { return &waiter{done: make(chan struct{}, 1)} }}
@@ -93,6 +96,7 @@ func newClientConn(ctx context.Context, conn net.Conn, h clientHello) (*clientCo
 	}
 	c := &clientConn{
 		conn:     conn,
+		raw:      newRawWriter(conn),
 		identity: identity,
 		wake:     make(chan struct{}, 1),
 		failed:   make(chan struct{}),
@@ -120,6 +124,11 @@ func (c *clientConn) failLocked() {
 		c.mu.failed = true
 		close(c.failed)
 		c.conn.Close()
+		for id, w := range c.mu.wait {
+			delete(c.mu.wait, id)
+			w.failed = true
+			w.done <- struct{}{}
+		}
 	}
 }
 
@@ -220,6 +229,7 @@ func (c *clientConn) write() {
 			if _, err := c.conn.Write(b); err != nil {
 				return
 			}
+			c.conn.SetWriteDeadline(time.Time{}) // which would keep callers from trying
 		}
 	}
 }
@@ -232,6 +242,10 @@ func (c *clientConn) take(was []byte) []byte {
 	defer c.mu.Unlock()
 	if was != nil && cap(was) <= keepBuffer {
 		c.mu.spare = was[:0]
+	}
+	if b := c.mu.rest; b != nil {
+		c.mu.rest = nil
+		return b
 	}
 	if len(c.mu.out) == 0 {
 		c.mu.writing = false
@@ -278,8 +292,34 @@ func (c *clientConn) send(ctx context.Context, r request) (*waiter, error) {
 	w.identity = c.identity
 	w.id = c.appendLocked(r)
 	c.mu.wait[w.id] = w
-	c.wakeLocked()
+	if c.raw != nil && !c.mu.writing && len(c.mu.wait) == 1 {
+		c.writeLocked()
+	} else {
+		c.wakeLocked()
+	}
 	return w, nil
+}
+
+// writeLocked writes what waits, for a caller who is alone: to wake the writer would
+// take longer. It unlocks mu. What cannot be written at once is left to the writer.
+func (c *clientConn) writeLocked() {
+	b := c.mu.out
+	c.mu.out, c.mu.spare, c.mu.writing = c.mu.spare, nil, true
+	c.mu.Unlock()
+	n := c.raw.write(b)
+	c.mu.Lock()
+	c.mu.writing = false
+	switch {
+	case n < len(b):
+		c.mu.rest = b[n:]
+	case cap(b) <= keepBuffer:
+		c.mu.spare = b[:0]
+	}
+	if c.mu.rest != nil || len(c.mu.out) > 0 {
+		c.wakeLocked()
+		return
+	}
+	c.mu.Unlock()
 }
 
 func (c *clientConn) appendLocked(r request) (id uint64) {
@@ -324,13 +364,15 @@ func (c *clientConn) roundTrip(ctx context.Context, r request) (w *waiter, sent 
 	if w, err = c.send(ctx, r); err != nil {
 		return nil, false, err
 	}
-	select {
-	case <-w.done:
-		return w, true, nil
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-c.failed:
-		err = errConnection
+	if ended := ctx.Done(); ended == nil {
+		<-w.done
+		return w.result()
+	} else {
+		select {
+		case <-w.done:
+			return w.result()
+		case <-ended:
+		}
 	}
 	c.mu.Lock()
 	waits := c.mu.wait[w.id] == w
@@ -338,13 +380,22 @@ func (c *clientConn) roundTrip(ctx context.Context, r request) (w *waiter, sent 
 	c.mu.Unlock()
 	if !waits {
 		<-w.done // it is there, or about to be
-		return w, true, nil
+		return w.result()
 	}
 	if r.method == methodScan {
 		c.tell(methodScanStop, w.id) // the server may have opened it, or be about to
-	} else if ctx.Err() != nil {
+	} else {
 		c.tell(methodCancel, w.id)
 	}
 	w.release()
-	return nil, true, err
+	return nil, true, ctx.Err()
+}
+
+// result is what roundTrip returns for a waiter that is done.
+func (w *waiter) result() (_ *waiter, sent bool, err error) {
+	if w.failed {
+		w.release()
+		return nil, true, errConnection
+	}
+	return w, true, nil
 }

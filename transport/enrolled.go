@@ -178,18 +178,10 @@ func (c *Client) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Resu
 	}
 }
 
-// args are buffers for operations that are written.
-var args = sync.Pool{New: func() any { return new([]byte) }}
-
 // write sends one write until its result is known. exposed tells whether there was
 // an attempt, before the one that was answered, that may have had an effect.
 func (c *Client) write(ctx context.Context, op *engine.Op, id once.ID) (res engine.Result, exposed bool, err error) {
-	arg := args.Get().(*[]byte)
-	*arg = command.AppendOp((*arg)[:0], op, id)
-	conn, w, exposed, err := c.ask(ctx, request{method: methodWrite, arg: *arg})
-	if cap(*arg) <= keepBuffer {
-		args.Put(arg)
-	}
+	conn, w, exposed, err := c.ask(ctx, request{method: methodWrite, op: op, opID: id})
 	if err != nil {
 		return engine.Result{}, exposed, err
 	}

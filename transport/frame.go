@@ -176,8 +176,10 @@ type frameWriter struct {
 	conn net.Conn
 
 	mu       sync.Mutex
-	room     *sync.Cond // signalled when there may be room
-	buf      []byte     // what waits
+	room     *sync.Cond  // signalled when there may be room
+	parts    net.Buffers // what waits, and buf behind it
+	buf      []byte
+	waiting  int // bytes of both
 	spare    []byte
 	writing  bool
 	err      error
@@ -190,12 +192,37 @@ func newFrameWriter(conn net.Conn) *frameWriter {
 	return w
 }
 
+// largeValue is from how many bytes on a value is written from where it is.
+const largeValue = 16 << 10
+
+// addShared is add of a frame that ends with a value which nobody changes, and which is
+// not copied if it is large.
+func (w *frameWriter) addShared(frame func(b []byte) []byte, value []byte) {
+	if len(value) < largeValue {
+		w.add(func(b []byte) []byte {
+			b, at := beginFrame(b)
+			b = append(frame(b), value...)
+			endFrame(b, at)
+			return b
+		})
+		return
+	}
+	w.add(func(b []byte) []byte {
+		b, at := beginFrame(b)
+		b = frame(b)
+		binary.LittleEndian.PutUint32(b[at:], uint32(len(b)-at-frameHeader+len(value)))
+		w.parts = append(w.parts, b, value)
+		w.waiting += len(b) + len(value) // b has what was in buf, which is taken off
+		return nil
+	})
+}
+
 // add has frames that add appends be written with the next flush. It waits while too
 // much waits already.
 func (w *frameWriter) add(frames func(b []byte) []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.buf) > maxUnwritten && w.err == nil {
+	for w.waiting > maxUnwritten && w.err == nil {
 		if w.writing {
 			w.room.Wait()
 		} else {
@@ -203,7 +230,9 @@ func (w *frameWriter) add(frames func(b []byte) []byte) {
 		}
 	}
 	if w.err == nil {
+		before := len(w.buf)
 		w.buf = frames(w.buf)
+		w.waiting += len(w.buf) - before
 	}
 }
 
@@ -235,33 +264,40 @@ func (w *frameWriter) gather() {
 }
 
 func (w *frameWriter) flushLocked() {
-	for len(w.buf) > 0 && w.err == nil {
-		b := w.buf
-		w.buf, w.writing = w.spare[:0], true
+	for w.waiting > 0 && w.err == nil {
+		b, parts := w.buf, w.parts
+		w.buf, w.parts, w.waiting, w.writing = w.spare[:0], nil, 0, true
 		w.spare = nil
 		w.mu.Unlock()
-		err := w.write(b)
+		err := w.write(parts, b)
 		w.mu.Lock()
 		w.writing = false
 		if cap(b) <= keepBuffer {
 			w.spare = b[:0]
 		}
 		if err != nil {
-			w.err, w.buf = err, nil
+			w.err, w.buf, w.parts, w.waiting = err, nil, nil, 0
 			w.conn.Close()
 		}
 		w.room.Broadcast()
 	}
 }
 
-// write writes b within writeTimeout, or a half of that: to set a deadline costs
+// write writes parts and b within writeTimeout, or a half of that: to set a deadline costs
 // something, so one serves for several writes. There is one call at a time.
-func (w *frameWriter) write(b []byte) error {
+func (w *frameWriter) write(parts net.Buffers, b []byte) error {
 	if now := time.Now(); w.deadline.Sub(now) < writeTimeout/2 {
 		w.deadline = now.Add(writeTimeout)
 		if err := w.conn.SetWriteDeadline(w.deadline); err != nil {
 			return err
 		}
+	}
+	if len(parts) > 0 {
+		if len(b) > 0 {
+			parts = append(parts, b)
+		}
+		_, err := parts.WriteTo(w.conn)
+		return err
 	}
 	_, err := w.conn.Write(b)
 	return err

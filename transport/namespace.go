@@ -51,6 +51,10 @@ func (p part) Ready(ctx context.Context) error { return p.all.Ready(ctx) }
 func (p part) Identity() uint64                { return p.all.Identity() }
 func (p part) Prompt() bool                    { return p.all.Prompt() }
 
+func (p part) GetShared(ctx context.Context, key string) ([]byte, bool, error) {
+	return p.all.GetShared(ctx, p.key(key))
+}
+
 func (p part) Enrol(ctx context.Context, nonce uint64) (uint64, error) {
 	return p.all.Enrol(ctx, nonce)
 }

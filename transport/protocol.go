@@ -9,6 +9,7 @@ import (
 	"math"
 	"time"
 
+	"dkv/internal/command"
 	"dkv/internal/field"
 	"dkv/internal/once"
 	"dkv/store"
@@ -91,14 +92,22 @@ type request struct {
 	id      uint64
 	timeout time.Duration
 	method  method
-	key     string // what arg begins with, if it is set; not of a request that was parsed
 	arg     []byte
+
+	// Of a request that was not parsed: what arg begins with, or an operation that it
+	// consists of.
+	key  string
+	op   *engine.Op
+	opID once.ID
 }
 
 func (r request) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, r.id)
 	b = binary.AppendUvarint(b, uint64(r.timeout))
 	b = append(b, byte(r.method))
+	if r.op != nil {
+		return command.AppendOp(b, r.op, r.opID)
+	}
 	b = append(b, r.key...)
 	return append(b, r.arg...)
 }
@@ -187,10 +196,6 @@ func appendFound(b []byte, found bool) []byte {
 		return append(b, 1)
 	}
 	return append(b, 0)
-}
-
-func foundValue(value []byte, found bool) []byte {
-	return append(appendFound(make([]byte, 0, 1+len(value)), found), value...)
 }
 
 func cutFound(b []byte) (rest []byte, found bool, err error) {

@@ -2,10 +2,12 @@ package transport
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,9 +35,23 @@ func TestServerThatClosesEndsItsScans(t *testing.T) {
 	s := serveScans(t)
 	s.fill(t, severalPages, "value")
 	other := serveScans(t) // with another state
-	c := connect(t, s.endpoint, other.endpoint)
+	var otherIsThere atomic.Bool
+	c, err := NewClient(ClientOptions{
+		Endpoints: []string{s.endpoint, other.endpoint},
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if "tcp://"+address == other.endpoint && !otherIsThere.Load() {
+				return nil, syscall.ECONNREFUSED
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
 	next, _ := begin(t, c)
 	s.wantScans(t, 1)
+	otherIsThere.Store(true)
 	s.server.Close()
 	s.wantScans(t, 0)
 	n, err := rest(next)

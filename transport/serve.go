@@ -70,7 +70,7 @@ type served struct {
 	requests sync.WaitGroup // the goroutines that carry them out
 	jobs     chan func()    // to one of those that waits
 	ended    chan struct{}  // closed when there are no more
-	slots    chan struct{} // has room for as many requests as may be under way
+	slots    chan struct{}  // has room for as many requests as may be under way
 	polls    chan struct{}
 	large    chan struct{} // has room for as many large responses as there may be
 
@@ -195,6 +195,11 @@ func (c *served) take(req request, own bool) bool {
 
 // now carries out a request that has nothing to wait for.
 func (c *served) now(req request) {
+	if req.method == methodGet || req.method == methodGetStale {
+		value, ok, err := c.backend.GetShared(c.ctx, string(req.arg))
+		c.value(req.id, value, ok, err)
+		return
+	}
 	c.out.add(func(b []byte) []byte {
 		b, at := beginFrame(b)
 		b = binary.AppendUvarint(b, req.id)
@@ -206,6 +211,18 @@ func (c *served) now(req request) {
 		endFrame(b, at)
 		return b
 	})
+}
+
+// value answers with a value that stays the store's.
+func (c *served) value(id uint64, value []byte, ok bool, err error) {
+	if err != nil {
+		c.respond(failure(id, err))
+		return
+	}
+	c.out.addShared(func(b []byte) []byte {
+		b = binary.AppendUvarint(b, id)
+		return appendFound(binary.AppendUvarint(b, 0), ok)
+	}, value)
 }
 
 func (c *served) respond(r response) {
@@ -344,18 +361,11 @@ func (c *served) readTogether() {
 		}
 		err := c.barrier(ctx)
 		for _, req := range reads {
-			resp := response{id: req.id}
+			value, ok, err := []byte(nil), false, err
 			if err == nil {
-				value, ok, err := c.backend.GetStale(ctx, string(req.arg)) // nothing is older than the barrier
-				if err != nil {
-					resp = failure(req.id, err)
-				} else {
-					resp.result = foundValue(value, ok)
-				}
-			} else {
-				resp = failure(req.id, err)
+				value, ok, err = c.backend.GetShared(ctx, string(req.arg)) // nothing is older than the barrier
 			}
-			c.respond(resp)
+			c.value(req.id, value, ok, err)
 			<-c.slots
 		}
 		c.out.gather()

@@ -40,8 +40,12 @@ type Backend interface {
 	// in memory has been opened anew: its history is another. 0: not known.
 	Identity() uint64
 
-	// Prompt tells whether reads and writes of keys wait for nothing. If they do, and
-	// Get stands behind a barrier that GetStale leaves out, a method Barrier, which
+	// GetShared is GetStale but for the value, which stays the store's: it does not
+	// change, and must not be changed.
+	GetShared(ctx context.Context, key string) (value []byte, ok bool, err error)
+
+	// Prompt tells whether reads and writes of keys wait for nothing, and GetShared is
+	// as good as Get. If they do, and Get stands behind a barrier that GetStale leaves out, a method Barrier, which
 	// waits for that alone and returns an error as Get does, lets the server have
 	// many reads share one.
 	Prompt() bool

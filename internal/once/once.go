@@ -126,7 +126,8 @@ func (c *Clients) Do(id ID, now time.Duration, apply func() engine.Result) engin
 		for i := range cl.results[:over] {
 			c.kept -= Weight(cl.results[i].Result)
 		}
-		cl.results = slices.Delete(cl.results, 0, over)
+		clear(cl.results[:over]) // which are not to be kept from the garbage collector
+		cl.results = cl.results[over:]
 	}
 	i, found := cl.find(id.Seq)
 	if found {

@@ -128,6 +128,15 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return ops.Clone(value), true, nil
 }
 
+// GetShared is Get of a value that stays the store's.
+func (s *Store) GetShared(ctx context.Context, key string) ([]byte, bool, error) {
+	if err := s.checkRead(ctx, key); err != nil {
+		return nil, false, err
+	}
+	value, ok := s.db.Get(engine.Keys, key)
+	return value, ok, nil
+}
+
 // GetStale is Get: a store in memory is nowhere behind.
 func (s *Store) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
 	return s.Get(ctx, key)

@@ -25,6 +25,15 @@ const (
 // waits for one, like Get; afterwards it reads what this member has applied and
 // takes no lock.
 func (s *Store) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
+	value, ok, err := s.GetShared(ctx, key)
+	if !ok {
+		return nil, false, err
+	}
+	return ops.Clone(value), true, nil
+}
+
+// GetShared is GetStale of a value that stays the store's.
+func (s *Store) GetShared(ctx context.Context, key string) ([]byte, bool, error) {
 	if err := ops.CheckRead(ctx, key); err != nil {
 		return nil, false, err
 	}
@@ -33,7 +42,8 @@ func (s *Store) GetStale(ctx context.Context, key string) ([]byte, bool, error) 
 			return nil, false, err
 		}
 	}
-	return get(s.machine.db.Load(), key)
+	value, ok := s.machine.db.Load().Get(engine.Keys, key)
+	return value, ok, nil
 }
 
 // current waits until a barrier has been through since Open.
