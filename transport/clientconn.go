@@ -234,14 +234,26 @@ func (c *clientConn) write() {
 	}
 }
 
+// largeBuffers are *[]byte that large values were written from.
+var largeBuffers sync.Pool
+
+// keepLocked has a buffer be used again.
+func (c *clientConn) keepLocked(b []byte) {
+	if cap(b) <= keepBuffer {
+		c.mu.spare = b[:0]
+	} else if cap(b) < 2*store.MaxValueSize {
+		largeBuffers.Put(&b)
+	}
+}
+
 // take returns what is to be written next, nil if there is nothing. was is what has
 // been written.
 func (c *clientConn) take(was []byte) []byte {
 	runtime.Gosched() // whoever is about to append something does
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if was != nil && cap(was) <= keepBuffer {
-		c.mu.spare = was[:0]
+	if was != nil {
+		c.keepLocked(was)
 	}
 	if b := c.mu.rest; b != nil {
 		c.mu.rest = nil
@@ -309,11 +321,10 @@ func (c *clientConn) writeLocked() {
 	n := c.raw.write(b)
 	c.mu.Lock()
 	c.mu.writing = false
-	switch {
-	case n < len(b):
+	if n < len(b) {
 		c.mu.rest = b[n:]
-	case cap(b) <= keepBuffer:
-		c.mu.spare = b[:0]
+	} else {
+		c.keepLocked(b)
 	}
 	if c.mu.rest != nil || len(c.mu.out) > 0 {
 		c.wakeLocked()
@@ -325,6 +336,11 @@ func (c *clientConn) writeLocked() {
 func (c *clientConn) appendLocked(r request) (id uint64) {
 	c.mu.last++
 	r.id = c.mu.last
+	if r.op != nil && len(r.op.Value) > largeValue && cap(c.mu.out)-len(c.mu.out) < len(r.op.Value)+maxHello {
+		if b, _ := largeBuffers.Get().(*[]byte); b != nil {
+			c.mu.out = append((*b)[:0], c.mu.out...)
+		}
+	}
 	b, at := beginFrame(c.mu.out)
 	b = r.append(b)
 	endFrame(b, at)
