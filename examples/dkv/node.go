@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"dkv"
+	"dkv/transport"
+)
+
+// nodeConfig says what a node has.
+type nodeConfig struct {
+	node    string
+	members map[string]string
+	dir     string
+	shards  []shard
+}
+
+// node is what a server runs: the stores of its shards, and who answers for them.
+type node struct {
+	server *transport.Server
+	group  *dkv.DB   // has the shards that are not local, each in a namespace; or nil
+	local  []*dkv.DB // one for each local shard
+}
+
+// openNode opens the stores of all shards. Nobody can reach them before listen.
+func openNode(c nodeConfig, log *slog.Logger) (*node, error) {
+	n := &node{server: transport.NewServer(transport.ServerOptions{})}
+	if slices.ContainsFunc(c.shards, func(s shard) bool { return !s.kind.local() }) {
+		group, err := dkv.Open(dkv.Options{Dir: c.dir, Node: c.node, Members: c.members, Logger: log})
+		if err != nil {
+			return nil, fmt.Errorf("--data-dir=%s, --replica-id=%s, --cluster-members: %w", c.dir, c.node, err)
+		}
+		n.group = group
+	} else if c.members != nil {
+		log.Warn("no shard is replicated: the cluster's members are not used")
+	}
+	for _, s := range c.shards {
+		backend, err := n.open(s)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("shard %v: %w", s, err), n.close(0))
+		}
+		n.server.Handle(s.number, backend)
+	}
+	return n, nil
+}
+
+func (n *node) open(s shard) (transport.Backend, error) {
+	if !s.kind.local() {
+		return transport.Namespace(n.group.Backend(), strconv.FormatUint(s.number, 10)), nil
+	}
+	db, err := dkv.Open(dkv.Options{})
+	if err != nil {
+		return nil, err
+	}
+	n.local = append(n.local, db)
+	return db.Backend(), nil
+}
+
+// listen has the server answer whoever connects to an endpoint, and returns where
+// that is: the port has been chosen if it was 0.
+func (n *node) listen(endpoint string, opts tcpOptions) (string, error) {
+	l, err := transport.Listen(endpoint)
+	if err != nil {
+		return "", err
+	}
+	n.server.Start(tcpListener{l, opts})
+	if l.Addr().Network() != "tcp" {
+		return endpoint, nil
+	}
+	return l.Addr().Network() + "://" + l.Addr().String(), nil
+}
+
+// ready waits until the shards that are not local have a quorum.
+func (n *node) ready(ctx context.Context) error {
+	if n.group == nil {
+		return nil
+	}
+	return n.group.Ready(ctx)
+}
+
+// close stops. Requests under way have the time drain to end.
+func (n *node) close(drain time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	n.server.Shutdown(ctx) // its error says only that the time was over
+	var err error
+	if n.group != nil {
+		err = n.group.Close()
+	}
+	for _, db := range n.local {
+		err = errors.Join(err, db.Close())
+	}
+	return err
+}
+
+// tcpOptions are for the connections of clients.
+type tcpOptions struct {
+	noDelay   bool
+	keepAlive int // seconds; 0: none
+	linger    int // seconds; less than 0: the system's default
+}
+
+// tcpListener sets the options of connections that are of tcp.
+type tcpListener struct {
+	net.Listener
+	opts tcpOptions
+}
+
+// Accept implements net.Listener. That an option cannot be set is no reason to turn
+// a client away.
+func (l tcpListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetNoDelay(l.opts.noDelay)
+		tcp.SetKeepAliveConfig(net.KeepAliveConfig{
+			Enable:   l.opts.keepAlive > 0,
+			Idle:     time.Duration(l.opts.keepAlive) * time.Second,
+			Interval: time.Duration(l.opts.keepAlive) * time.Second,
+		})
+		tcp.SetLinger(l.opts.linger)
+	}
+	return conn, err
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// serveFlags are those of serve, as they are given.
+type serveFlags struct {
+	shards     string
+	members    string
+	serializer string
+	transport  string
+	endpoints  []string
+	workers    int
+	tcp        tcpOptions
+	logLevel   string
+	timeout    seconds
+
+	nodeConfig
+}
+
+func newServe() *cobra.Command {
+	f := new(serveFlags)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve stores and locks",
+		Long: `Serve the stores and locks of shards until SIGTERM or SIGINT; a second signal ends the
+process at once. Each shard has keys and locks and is of one of these kinds:
+
+  lstore, lockmgr(lstore)   in the memory of this server; gone when it ends
+  dstore, lockmgr(dstore)   replicated among --cluster-members; without them, durable
+                            in --data-dir on this server alone
+
+An endpoint without a host is of the loopback interface: whoever connects may do
+everything. The log goes to the standard error output, with --json as JSON.`,
+		Args: takes(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLogger(cmd, f.logLevel)
+			if err == nil {
+				err = f.parse()
+			}
+			if err != nil {
+				return usage(err)
+			}
+			for _, name := range withoutEffect {
+				if cmd.Flags().Changed(name) {
+					log.Warn("flag has no effect", "flag", "--"+name)
+				}
+			}
+			return f.run(cmd.Context(), log)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.shards, "shards", "100=lstore,200=lockmgr(lstore)", "shards as number=kind, separated by commas")
+	flags.StringVar(&f.node, "replica-id", "", "name of this server among the cluster's members")
+	flags.StringVar(&f.members, "cluster-members", "", "all servers of the cluster as name=host:port of their Raft ports, separated by commas, the same on each; default: no others")
+	flags.StringVar(&f.dir, "data-dir", "data", "directory of the replicated or durable shards")
+	flags.StringVar(&f.serializer, "serializer", "binary", "accepted, and has no effect: binary, json or gob")
+	flags.StringVar(&f.transport, "transport", "tcp", "transport of endpoints without a scheme: tcp or unix")
+	flags.StringSliceVar(&f.endpoints, "transport-endpoint", []string{":8080"}, "where to listen, as host:port, tcp://host:port or unix:///path, separated by commas")
+	flags.IntVar(&f.workers, "transport-workers", 0, "accepted, and has no effect: a connection has as many requests under way as its client sends")
+	flags.BoolVar(&f.tcp.noDelay, "transport-tcp-nodelay", true, "send small packets at once")
+	flags.IntVar(&f.tcp.keepAlive, "transport-tcp-keepalive", 15, "seconds between probes of idle connections; 0 for none")
+	flags.IntVar(&f.tcp.linger, "transport-tcp-linger", -1, "seconds in which a closed connection sends what is left; -1 for the system's default")
+	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	secondsVar(flags, &f.timeout, "timeout", 5*time.Second, "how long requests under way may take when the server stops, as 10 or 10s")
+	return cmd
+}
+
+// withoutEffect are the flags that are accepted for those who are used to them.
+var withoutEffect = []string{"serializer", "transport-workers"}
+
+// parse checks all flags, and tells every fault at once.
+func (f *serveFlags) parse() error {
+	var faults []error
+	check := func(flag string, err error) {
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--%s: %w", flag, err))
+		}
+	}
+	var err error
+	f.nodeConfig.shards, err = parseShards(f.shards)
+	check("shards", err)
+	f.nodeConfig.members, err = parseMembers(f.members)
+	check("cluster-members", err)
+	if members := f.nodeConfig.members; members[f.node] == "" && members != nil {
+		check("replica-id", fmt.Errorf("%q is not among the --cluster-members %s", f.node, strings.Join(slices.Sorted(maps.Keys(members)), ", ")))
+	}
+	if !slices.Contains([]string{"binary", "json", "gob"}, f.serializer) {
+		check("serializer", fmt.Errorf("%q is not binary, json or gob", f.serializer))
+	}
+	if len(f.endpoints) == 0 {
+		check("transport-endpoint", errors.New("there is none"))
+	}
+	for i, e := range f.endpoints {
+		f.endpoints[i], err = serverEndpoint(f.transport, e)
+		check("transport-endpoint", err)
+	}
+	if f.tcp.keepAlive < 0 {
+		check("transport-tcp-keepalive", errors.New("it must not be negative"))
+	}
+	return errors.Join(faults...)
+}
+
+func newLogger(cmd *cobra.Command, level string) (*slog.Logger, error) {
+	opts := new(slog.HandlerOptions)
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level: %q is not debug, info, warn or error", level)
+	}
+	opts.Level = l
+	if asJSON(cmd) {
+		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), opts)), nil
+	}
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), opts)), nil
+}
+
+// run serves until ctx ends.
+func (f *serveFlags) run(ctx context.Context, log *slog.Logger) error {
+	n, err := openNode(f.nodeConfig, log)
+	if err != nil {
+		return err
+	}
+	var endpoints []string
+	for _, e := range f.endpoints {
+		e, err := n.listen(e, f.tcp)
+		if err != nil {
+			return errors.Join(fmt.Errorf("--transport-endpoint: %w", err), n.close(0))
+		}
+		endpoints = append(endpoints, e)
+	}
+	log.Info("serving", "endpoints", endpoints, "shards", f.shards, "node", f.node)
+
+	// It serves from the start: requests wait until enough of the others are there.
+	// This only tells the user.
+	if n.ready(ctx) == nil {
+		log.Info("ready")
+	}
+	<-ctx.Done()
+	log.Info("stopping")
+	err = n.close(time.Duration(f.timeout))
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
