@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
@@ -35,7 +36,10 @@ func (c *clientFlags) register(flags *pflag.FlagSet, shard uint64) {
 func (c *clientFlags) open() (*dkv.DB, error) {
 	endpoints := make([]string, len(c.endpoints))
 	for i, e := range c.endpoints {
-		endpoints[i] = clientEndpoint(e)
+		var err error
+		if endpoints[i], err = clientEndpoint(e); err != nil {
+			return nil, fmt.Errorf("--transport-endpoints: %w", err)
+		}
 	}
 	return dkv.Open(dkv.Options{Connect: endpoints, Shard: c.shard})
 }

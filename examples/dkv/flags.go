@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"dkv/transport"
+
 	"github.com/spf13/pflag"
 )
 
@@ -71,7 +73,7 @@ func parseMembers(list string) (map[string]string, error) {
 }
 
 // clientEndpoint completes an endpoint: host:port is one of tcp, /path of unix.
-func clientEndpoint(endpoint string) string {
+func clientEndpoint(endpoint string) (string, error) {
 	endpoint = strings.TrimSpace(endpoint)
 	switch {
 	case strings.Contains(endpoint, "://"):
@@ -83,16 +85,16 @@ func clientEndpoint(endpoint string) string {
 	if port, ok := strings.CutPrefix(endpoint, "tcp://:"); ok {
 		endpoint = "tcp://localhost:" + port
 	}
-	return endpoint
+	return endpoint, transport.CheckEndpoint(endpoint)
 }
 
 // serverEndpoint completes an endpoint to listen on: one without a scheme is of the
-// transport, and one without a host is of the loopback interface.
-func serverEndpoint(transport, endpoint string) (string, error) {
+// usual transport, and one without a host is of the loopback interface.
+func serverEndpoint(usual, endpoint string) (string, error) {
 	endpoint = strings.TrimSpace(endpoint)
 	scheme, address, ok := strings.Cut(endpoint, "://")
 	if !ok {
-		scheme, address = transport, endpoint
+		scheme, address = usual, endpoint
 	}
 	if scheme != "tcp" && scheme != "unix" {
 		return "", fmt.Errorf("there is no transport %q, there are tcp and unix", scheme)
@@ -100,7 +102,8 @@ func serverEndpoint(transport, endpoint string) (string, error) {
 	if scheme == "tcp" && strings.HasPrefix(address, ":") {
 		address = "127.0.0.1" + address
 	}
-	return scheme + "://" + address, nil
+	endpoint = scheme + "://" + address
+	return endpoint, transport.CheckEndpoint(endpoint)
 }
 
 // deadlines are the flags of when a value ends and when its key does.

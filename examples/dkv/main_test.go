@@ -99,7 +99,10 @@ var servingLine = regexp.MustCompile(`msg=serving endpoints="?\[([^ \]]*)`)
 // have one.
 func serve(t *testing.T, args ...string) *server {
 	t.Helper()
-	args = append([]string{"serve", "--transport-endpoint=127.0.0.1:0"}, args...)
+	if !strings.Contains(strings.Join(args, " "), "--transport-endpoint=") {
+		args = append(args, "--transport-endpoint=127.0.0.1:0")
+	}
+	args = append([]string{"serve"}, args...)
 	s := &server{cmd: command(t, args...), exited: make(chan struct{})}
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -129,7 +132,7 @@ func serve(t *testing.T, args ...string) *server {
 	})
 	select {
 	case s.endpoint = <-listening:
-		s.endpoint = strings.TrimPrefix(s.endpoint, "tcp://")
+		s.endpoint = strings.TrimPrefix(s.endpoint, "tcp://") // as users write it
 	case <-s.exited:
 		t.Fatalf("dkv %s: %v\n%s", strings.Join(args, " "), s.cmd.ProcessState, log.String())
 	}
