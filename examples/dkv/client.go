@@ -17,6 +17,9 @@ type clientFlags struct {
 	shard     uint64
 	endpoints []string
 	timeout   seconds
+	tls       tlsFlags
+	useTLS    bool
+	token     secret
 }
 
 const (
@@ -28,8 +31,11 @@ const (
 func (c *clientFlags) register(flags *pflag.FlagSet, shard uint64) {
 	flags.Uint64Var(&c.shard, "shard", shard, "number of the shard")
 	flags.StringSliceVar(&c.endpoints, "transport-endpoints", []string{defaultEndpoint},
-		"the servers, as host:port, tcp://host:port or unix:///path, separated by commas; also --endpoints")
+		"the servers, as host:port, tcp://host:port, http://host:port or unix:///path, separated by commas; also --endpoints")
 	secondsVar(flags, &c.timeout, "timeout", 5*time.Second, "how long to wait, as 10 or 10s")
+	flags.Var(&c.token, "token", "what shows the servers who this is; better in DKV_TOKEN, where others do not see it")
+	flags.BoolVar(&c.useTLS, "tls", false, "encrypt connections; the --tls- flags imply it")
+	c.tls.register(flags, "this client's certificate, if the servers want one", "the authorities that the servers' certificates are of; default: those of the system")
 }
 
 // open makes a client, which does not connect before it is used.
@@ -41,7 +47,11 @@ func (c *clientFlags) open() (*dkv.DB, error) {
 			return nil, fmt.Errorf("--transport-endpoints: %w", err)
 		}
 	}
-	return dkv.Open(dkv.Options{Connect: endpoints, Shard: c.shard})
+	conf, err := c.tls.client(c.useTLS)
+	if err != nil {
+		return nil, usage(err)
+	}
+	return dkv.Open(dkv.Options{Connect: endpoints, Shard: c.shard, Token: c.token.Secret, TLS: conf})
 }
 
 // use has f use a client, which it closes.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/xml"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -162,6 +164,13 @@ func TestPerfMeasuresAndPlots(t *testing.T) {
 			if !strings.Contains(text, test) {
 				t.Errorf("%s is not in\n%s", test, text)
 			}
+		}
+	}
+	for d := xml.NewDecoder(strings.NewReader(read(t, svg))); ; {
+		if _, err := d.Token(); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatalf("the plot: %v", err)
 		}
 	}
 	if o := runCLI(t, append(perf, "--skip=mixed,delete,set-large,get-large,has,get", "--json")...); !regexp.MustCompile(`^\[{"test":"set",[^[{]*"p99.9Micros":[^[{]*}\]\n$`).MatchString(o.stdout) {

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"dkv"
-	"dkv/store"
 )
 
 // The exit codes. lock run has those of its command besides, and those below 128 that
@@ -15,7 +14,7 @@ import (
 const (
 	exitOK          = 0
 	exitNo          = 1 // not found, not set, not acquired, not released
-	exitUsage       = 2 // flags, arguments, or a key, value or shard that is refused
+	exitUsage       = 2 // flags, arguments, or a key, value, shard or token that is refused
 	exitUnavailable = 3 // nothing was changed, it is safe to try again
 	exitUnknown     = 4 // it may have been done, or may be yet
 	exitFailed      = 5 // anything else
@@ -49,7 +48,8 @@ func usage(err error) error { return &exitError{exitUsage, err} }
 var refused = []error{
 	dkv.ErrEmptyKey, dkv.ErrKeyTooLarge, dkv.ErrValueTooLarge, dkv.ErrBadDuration,
 	dkv.ErrBadOwner, dkv.ErrBadOptions, dkv.ErrBadRange, dkv.ErrBadTxn,
-	dkv.ErrNotNumber, dkv.ErrOutOfRange, dkv.ErrFutureRevision, store.ErrNoShard,
+	dkv.ErrNotNumber, dkv.ErrOutOfRange, dkv.ErrFutureRevision, dkv.ErrNoShard,
+	dkv.ErrUnauthenticated, dkv.ErrForbidden,
 }
 
 func exitCode(err error) int {
@@ -95,8 +95,10 @@ func explain(err error, c *clientFlags) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, store.ErrNoShard):
+	case errors.Is(err, dkv.ErrNoShard):
 		hint = "choose one with --shard"
+	case errors.Is(err, dkv.ErrUnauthenticated) || errors.Is(err, dkv.ErrForbidden):
+		hint = "show another token with DKV_TOKEN or --token"
 	case dkv.KindOf(err) == dkv.KindUnknown:
 		hint = "it may have been done, or may be yet: look before it is done again"
 	case errors.Is(err, dkv.ErrUnavailable) && errors.Is(err, context.Canceled):

@@ -89,17 +89,15 @@ func clientEndpoint(endpoint string) (string, error) {
 }
 
 // serverEndpoint completes an endpoint to listen on: one without a scheme is of the
-// usual transport, and one without a host is of the loopback interface.
-func serverEndpoint(usual, endpoint string) (string, error) {
+// usual transport, and one without a host is of the loopback interface, unless it is
+// meant for everybody.
+func serverEndpoint(usual, endpoint string, everybody bool) (string, error) {
 	endpoint = strings.TrimSpace(endpoint)
 	scheme, address, ok := strings.Cut(endpoint, "://")
 	if !ok {
 		scheme, address = usual, endpoint
 	}
-	if scheme != "tcp" && scheme != "unix" {
-		return "", fmt.Errorf("there is no transport %q, there are tcp and unix", scheme)
-	}
-	if scheme == "tcp" && strings.HasPrefix(address, ":") {
+	if scheme != "unix" && !everybody && strings.HasPrefix(address, ":") {
 		address = "127.0.0.1" + address
 	}
 	endpoint = scheme + "://" + address

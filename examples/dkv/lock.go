@@ -32,11 +32,11 @@ when its time to live is over.`,
 		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.do(cmd, func(ctx context.Context, db *dkv.DB) error {
-				time := time.Duration(ttl)
-				if time == 0 {
-					time = dkv.LockForever
+				life := time.Duration(ttl)
+				if life == 0 {
+					life = dkv.LockForever
 				}
-				owner, ok, err := db.Acquire(ctx, args[0], time)
+				owner, ok, err := db.Acquire(ctx, args[0], life)
 				switch {
 				case err != nil && owner != dkv.Owner{}:
 					return fmt.Errorf("%w; if it was acquired, its ownerId is %v", err, owner)

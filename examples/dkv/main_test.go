@@ -12,40 +12,56 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// binary is the program under test.
-var binary string
-
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
+// binary builds the program under test, once, where it is removed after the tests.
+var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "dkv-cli-")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return "", err
 	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "dkv")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		return 1
+	built = dir
+	path := filepath.Join(dir, "dkv")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	return m.Run()
+	return path, nil
+})
+
+var built string // the directory of binary, "" if nothing was built
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		os.RemoveAll(built)
+	}
+	os.Exit(code)
 }
 
-// testTime is the most that one process under test may take.
-const testTime = 30 * time.Second
+// The most that one process under test may take. A server has the commands of a test.
+const (
+	testTime   = 30 * time.Second
+	serverTime = 5 * time.Minute
+)
 
 // command is a process of the program, without what the environment says about it.
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), testTime)
+	limit := testTime
+	if args[0] == "serve" {
+		limit = serverTime
+	}
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.WaitDelay = time.Second
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, envPrefix) {
@@ -91,6 +107,7 @@ type server struct {
 	cmd      *exec.Cmd
 	endpoint string // as a client says it
 	exited   chan struct{}
+	log      strings.Builder // complete when it has exited
 }
 
 var servingLine = regexp.MustCompile(`msg=serving endpoints="?\[([^ \]]*)`)
@@ -112,11 +129,10 @@ func serve(t *testing.T, args ...string) *server {
 		t.Fatal(err)
 	}
 	listening := make(chan string, 1)
-	var log strings.Builder
 	go func() {
 		defer close(s.exited)
 		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-			fmt.Fprintln(&log, lines.Text())
+			fmt.Fprintln(&s.log, lines.Text())
 			if m := servingLine.FindStringSubmatch(lines.Text()); m != nil {
 				listening <- m[1]
 			}
@@ -127,14 +143,14 @@ func serve(t *testing.T, args ...string) *server {
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() {
-			t.Logf("dkv %s\n%s", strings.Join(args, " "), log.String())
+			t.Logf("dkv %s\n%s", strings.Join(args, " "), s.log.String())
 		}
 	})
 	select {
 	case s.endpoint = <-listening:
 		s.endpoint = strings.TrimPrefix(s.endpoint, "tcp://") // as users write it
 	case <-s.exited:
-		t.Fatalf("dkv %s: %v\n%s", strings.Join(args, " "), s.cmd.ProcessState, log.String())
+		t.Fatalf("dkv %s: %v\n%s", strings.Join(args, " "), s.cmd.ProcessState, s.log.String())
 	}
 	return s
 }
@@ -164,16 +180,6 @@ func freeAddresses(t *testing.T, n int) []string {
 		all = append(all, l.Addr().String())
 	}
 	return all
-}
-
-// eventually waits until something is so.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(testTime); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, testTime)
-		}
-	}
 }
 
 // lines gives what a process writes, line by line.

@@ -2,16 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"dkv"
 	"dkv/transport"
+	"dkv/transport/rest"
 )
 
 // nodeConfig says what a node has.
@@ -20,18 +23,21 @@ type nodeConfig struct {
 	members map[string]string
 	dir     string
 	shards  []shard
+	tokens  []dkv.Token
+	listen  listenOptions
 }
 
 // node is what a server runs: the stores of its shards, and who answers for them.
 type node struct {
 	server *transport.Server
+	opts   listenOptions
 	group  *dkv.DB   // has the shards that are not local, each in a namespace; or nil
 	local  []*dkv.DB // one for each local shard
 }
 
 // openNode opens the stores of all shards. Nobody can reach them before listen.
 func openNode(c nodeConfig, log *slog.Logger) (*node, error) {
-	n := &node{server: transport.NewServer(transport.ServerOptions{})}
+	n := &node{server: transport.NewServer(transport.ServerOptions{Tokens: c.tokens}), opts: c.listen}
 	if slices.ContainsFunc(c.shards, func(s shard) bool { return !s.kind.local() }) {
 		group, err := dkv.Open(dkv.Options{Dir: c.dir, Node: c.node, Members: c.members, Logger: log})
 		if err != nil {
@@ -65,16 +71,23 @@ func (n *node) open(s shard) (transport.Backend, error) {
 
 // listen has the server answer whoever connects to an endpoint, and returns where
 // that is: the port has been chosen if it was 0.
-func (n *node) listen(endpoint string, opts tcpOptions) (string, error) {
-	l, err := transport.Listen(endpoint)
+func (n *node) listen(endpoint string) (string, error) {
+	l, err := transport.Listen(endpoint, n.opts.ListenOptions)
 	if err != nil {
 		return "", err
 	}
-	n.server.Start(tcpListener{l, opts})
-	if l.Addr().Network() != "tcp" {
+	l = tcpListener{l, n.opts}
+	scheme, _, _ := strings.Cut(endpoint, "://")
+	switch scheme {
+	case "http":
+		n.server.StartHTTP(l, rest.ForServer(n.server))
+	case "unix":
+		n.server.Start(l)
 		return endpoint, nil
+	default:
+		n.server.Start(l)
 	}
-	return l.Addr().Network() + "://" + l.Addr().String(), nil
+	return scheme + "://" + l.Addr().String(), nil
 }
 
 // ready waits until the shards that are not local have a quorum.
@@ -100,8 +113,9 @@ func (n *node) close(drain time.Duration) error {
 	return err
 }
 
-// tcpOptions are for the connections of clients.
-type tcpOptions struct {
+// listenOptions are for the connections of clients.
+type listenOptions struct {
+	transport.ListenOptions
 	noDelay   bool
 	keepAlive int // seconds; 0: none
 	linger    int // seconds; less than 0: the system's default
@@ -110,14 +124,18 @@ type tcpOptions struct {
 // tcpListener sets the options of connections that are of tcp.
 type tcpListener struct {
 	net.Listener
-	opts tcpOptions
+	opts listenOptions
 }
 
 // Accept implements net.Listener. That an option cannot be set is no reason to turn
 // a client away.
 func (l tcpListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	below := conn
+	if encrypted, ok := conn.(*tls.Conn); ok {
+		below = encrypted.NetConn()
+	}
+	if tcp, ok := below.(*net.TCPConn); ok {
 		tcp.SetNoDelay(l.opts.noDelay)
 		tcp.SetKeepAliveConfig(net.KeepAliveConfig{
 			Enable:   l.opts.keepAlive > 0,

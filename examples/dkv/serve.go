@@ -21,9 +21,11 @@ type serveFlags struct {
 	transport  string
 	endpoints  []string
 	workers    int
-	tcp        tcpOptions
 	logLevel   string
 	timeout    seconds
+	tls        tlsFlags
+	token      secret
+	tokensFile string
 
 	nodeConfig
 }
@@ -40,8 +42,13 @@ process at once. Each shard has keys and locks and is of one of these kinds:
   dstore, lockmgr(dstore)   replicated among --cluster-members; without them, durable
                             in --data-dir on this server alone
 
-An endpoint without a host is of the loopback interface: whoever connects may do
-everything. The log goes to the standard error output, with --json as JSON.`,
+Endpoints are of the loopback interface, unless there is a certificate, or --insecure.
+The transport http has a REST interface besides. Without tokens, whoever connects may do
+everything; a file of tokens is JSON (no shard: all shards, no prefix: all keys):
+
+  [{"token": "...", "rights": [{"shard": 100, "prefix": "app/", "write": true}]}]
+
+The log goes to the standard error output, with --json as JSON.`,
 		Args: takes(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := newLogger(cmd, f.logLevel)
@@ -65,14 +72,18 @@ everything. The log goes to the standard error output, with --json as JSON.`,
 	flags.StringVar(&f.members, "cluster-members", "", "all servers of the cluster as name=host:port of their Raft ports, separated by commas, the same on each; default: no others")
 	flags.StringVar(&f.dir, "data-dir", "data", "directory of the replicated or durable shards")
 	flags.StringVar(&f.serializer, "serializer", "binary", "accepted, and has no effect: binary, json or gob")
-	flags.StringVar(&f.transport, "transport", "tcp", "transport of endpoints without a scheme: tcp or unix")
-	flags.StringSliceVar(&f.endpoints, "transport-endpoint", []string{":8080"}, "where to listen, as host:port, tcp://host:port or unix:///path, separated by commas")
+	flags.StringVar(&f.transport, "transport", "tcp", "transport of endpoints without a scheme: tcp, http or unix")
+	flags.StringSliceVar(&f.endpoints, "transport-endpoint", []string{":8080"}, "where to listen, as host:port, tcp://host:port, http://host:port or unix:///path, separated by commas")
 	flags.IntVar(&f.workers, "transport-workers", 0, "accepted, and has no effect: a connection has as many requests under way as its client sends")
-	flags.BoolVar(&f.tcp.noDelay, "transport-tcp-nodelay", true, "send small packets at once")
-	flags.IntVar(&f.tcp.keepAlive, "transport-tcp-keepalive", 15, "seconds between probes of idle connections; 0 for none")
-	flags.IntVar(&f.tcp.linger, "transport-tcp-linger", -1, "seconds in which a closed connection sends what is left; -1 for the system's default")
+	flags.BoolVar(&f.listen.noDelay, "transport-tcp-nodelay", true, "send small packets at once")
+	flags.IntVar(&f.listen.keepAlive, "transport-tcp-keepalive", 15, "seconds between probes of idle connections; 0 for none")
+	flags.IntVar(&f.listen.linger, "transport-tcp-linger", -1, "seconds in which a closed connection sends what is left; -1 for the system's default")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	secondsVar(flags, &f.timeout, "timeout", 5*time.Second, "how long requests under way may take when the server stops, as 10 or 10s")
+	f.tls.register(flags, "the certificate of the endpoints but those of unix, which are encrypted then", "the authorities that clients have to have a certificate of")
+	flags.Var(&f.token, "token", "what clients have to show to do everything; better in DKV_TOKEN, where others do not see it")
+	flags.StringVar(&f.tokensFile, "tokens-file", "", "`file` of what clients have to show, and what they may do then")
+	flags.BoolVar(&f.listen.Insecure, "insecure", false, "listen on other interfaces than loopback without a certificate, for all on the way to see")
 	return cmd
 }
 
@@ -101,11 +112,16 @@ func (f *serveFlags) parse() error {
 	if len(f.endpoints) == 0 {
 		check("transport-endpoint", errors.New("there is none"))
 	}
+	if f.listen.TLS, err = f.tls.server(); err != nil {
+		faults = append(faults, err)
+	}
+	f.tokens, err = loadTokens(f.tokensFile, f.token.Secret)
+	check("tokens-file", err)
 	for i, e := range f.endpoints {
-		f.endpoints[i], err = serverEndpoint(f.transport, e)
+		f.endpoints[i], err = serverEndpoint(f.transport, e, f.listen.TLS != nil || f.listen.Insecure)
 		check("transport-endpoint", err)
 	}
-	if f.tcp.keepAlive < 0 {
+	if f.listen.keepAlive < 0 {
 		check("transport-tcp-keepalive", errors.New("it must not be negative"))
 	}
 	return errors.Join(faults...)
@@ -130,9 +146,12 @@ func (f *serveFlags) run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if f.listen.Insecure && f.tokens == nil {
+		log.Warn("whoever reaches this machine may do everything: there are no tokens")
+	}
 	var endpoints []string
 	for _, e := range f.endpoints {
-		e, err := n.listen(e, f.tcp)
+		e, err := n.listen(e)
 		if err != nil {
 			return errors.Join(fmt.Errorf("--transport-endpoint: %w", err), n.close(0))
 		}

@@ -57,6 +57,21 @@ func FuzzShards(f *testing.F) {
 	})
 }
 
+func FuzzTokens(f *testing.F) {
+	f.Add([]byte(`[{"token":"s3cret","rights":[{"shard":100,"prefix":"app/","write":true},{}]}]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		tokens, err := parseTokens(text)
+		if err == nil && len(tokens) == 0 {
+			t.Error("no tokens let everybody in")
+		}
+		for _, token := range tokens {
+			if token.Secret == "" {
+				t.Error("a token that nobody need know")
+			}
+		}
+	})
+}
+
 func FuzzTxn(f *testing.F) {
 	f.Add([]byte(`{"if":[{"key":"a","revision":1},{"lock":"l","token":2}],"then":[{"op":"set","key":"a","value":"b","expireIn":"1s"}],"else":[{"op":"add","keyBase64":"AA==","delta":-1}]}`))
 	f.Add([]byte(`{"then":[{"op":"setifunset","key":"a","valueBase64":"AA==","deleteIn":3}]}`))
@@ -130,11 +145,22 @@ func TestEndpointsAreCompleted(t *testing.T) {
 			t.Errorf("client: %q: %q, %v", endpoint, got, err)
 		}
 	}
-	for _, c := range []struct{ transport, endpoint, want string }{
-		{"tcp", ":8081", "tcp://127.0.0.1:8081"}, {"tcp", "[::1]:1", "tcp://[::1]:1"}, {"unix", "/run/s", "unix:///run/s"},
-		{"unix", "tcp://:1", "tcp://127.0.0.1:1"}, {"tcp", "unix:///run/s", "unix:///run/s"}, {"http", ":1", ""}, {"unix", "s", ""}, {"tcp", "localhost", ""}, {"tcp", "udp://:1", ""},
+	for _, c := range []struct {
+		transport, endpoint, want string
+		everybody                 bool
+	}{
+		{"tcp", ":8081", "tcp://127.0.0.1:8081", false},
+		{"tcp", ":8081", "tcp://:8081", true},
+		{"tcp", "[::1]:1", "tcp://[::1]:1", false},
+		{"unix", "/run/s", "unix:///run/s", true},
+		{"unix", "tcp://:1", "tcp://127.0.0.1:1", false},
+		{"tcp", "unix:///run/s", "unix:///run/s", false},
+		{"http", ":1", "http://127.0.0.1:1", false},
+		{"unix", "s", "", false},
+		{"tcp", "localhost", "", false},
+		{"tcp", "udp://:1", "", false},
 	} {
-		got, err := serverEndpoint(c.transport, c.endpoint)
+		got, err := serverEndpoint(c.transport, c.endpoint, c.everybody)
 		if (err == nil) != (c.want != "") || err == nil && got != c.want {
 			t.Errorf("server: %q: %q, %v", c.endpoint, got, err)
 		}
