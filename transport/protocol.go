@@ -16,9 +16,9 @@ import (
 	"dkv/store/engine"
 )
 
-// The protocol. Both sides begin with a hello, see clientHello. Then come frames, each
-// a length (4 bytes, little-endian, that of what follows) and a body. A request's body
-// is
+// The protocol, which PROTOCOL.md explains to clients in other languages. Both sides
+// begin with a hello, see clientHello. Then come frames, each a length (4 bytes,
+// little-endian, that of what follows) and a body. A request's body is
 //
 //	id       uvarint   chosen by the client, repeated in the response
 //	timeout  uvarint   nanoseconds the client will wait, 0 = no limit
