@@ -195,9 +195,11 @@ func refusal(code byte, text string) []byte {
 	return append(bytes.Clone(preamble), appendFrame(nil, append([]byte{code}, text...))...)
 }
 
-// TestProtocolConnectionStaysAfterAnError has arguments that are malformed answered
-// with the code for that.
+// TestProtocolConnectionStaysAfterAnError has arguments that are malformed, or beyond
+// limits, answered with the codes that the page has for that.
 func TestProtocolConnectionStaysAfterAnError(t *testing.T) {
+	// Not asKnown: served.now panics when do returns an error without a buffer, as for
+	// an operation that is malformed.
 	_, server := standing(t, func(s *local.Store) Backend { return waits{s} })
 	conn := unaided(t, server, "tcp://127.0.0.1:0")
 	conn.Write(clientHello{shard: 3, token: "open sesame"}.append(nil))
@@ -205,23 +207,41 @@ func TestProtocolConnectionStaysAfterAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := frameReader{r: conn}
-	for i, arg := range map[method][]byte{
-		methodEnrol:     {0x40, 0},          // the nonce is 0
-		methodWrite:     {1, 0, 1, 'a'},     // the value is missing
-		methodScan:      {4, 0, 0, 0, 0, 0}, // an unknown flag
-		methodScanNext:  {0x80, 0},          // a number in a long form
-		methodPoll:      {4, 0, 1, 0, 0},    // an unknown space
-		methodAwaitLock: {0, 1, 1, 'a'},     // the owner is cut off
+	for i, c := range []struct {
+		method method
+		arg    []byte
+		code   uint64
+	}{
+		{methodEnrol, []byte{0x40, 0}, codeForeign},                   // the nonce is 0
+		{methodWrite, []byte{1, 0, 1, 'a'}, codeForeign},              // the value is missing
+		{methodWrite, []byte{4, 0, 0}, codeForeign},                   // the key is empty
+		{methodWrite, []byte{4, 1, 1, 'a'}, codeForeign},              // a delete of a lock
+		{methodWrite, []byte{0x84, 0, 1, 'a', 0, 0}, codeForeign},     // no deadlines where there are to be some
+		{methodWrite, []byte{0x84, 0, 1, 'a', 1, 0}, codeForeign},     // a deadline of a delete
+		{methodWrite, []byte{11, 0, 1, 'a'}, codeForeign},             // a get outside a transaction
+		{methodWrite, []byte{16}, codeForeign},                        // a void of nothing
+		{methodWrite, []byte{0x41, 1, 1, 1, 2}, codeForeign},          // low is beyond seq
+		{methodScan, []byte{4, 0, 0, 0, 0, 0}, codeForeign},           // an unknown flag
+		{methodScanNext, []byte{0x80, 0}, codeForeign},                // a number in a long form
+		{methodScanNext, []byte{1}, 1},                                // there is no such scan
+		{methodScanStop, []byte{1}, 0},                                // but it can be given up
+		{methodPoll, []byte{4, 0, 1, 0, 0}, codeForeign},              // an unknown space
+		{methodPoll, []byte{0, 0, 1, 1, 'a', 1, 'a'}, 12},             // a key and a prefix
+		{methodPoll, []byte{0, 0, 9, 0, 0}, 18},                       // a revision beyond the next
+		{methodAwaitLock, []byte{0, 1, 1, 'a'}, codeForeign},          // the owner is cut off
+		{methodAwaitLock, []byte{0, 1, 1, 8, 7, 6, 5, 4, 3, 2, 1}, 5}, // no lock
+		{methodLockHolder, nil, 5},
+		{methodHas, bytes.Repeat([]byte("k"), 4097), 6},
 	} {
-		req := request{id: uint64(i), method: i, arg: arg}
+		req := request{id: uint64(i) + 1, method: c.method, arg: c.arg}
 		conn.Write(appendFrame(nil, req.append(nil)))
 		body, _, err := in.next()
 		if err != nil {
-			t.Fatalf("method %d: %v", i, err)
+			t.Fatalf("method %d, % x: %v", c.method, c.arg, err)
 		}
 		resp, err := parseResponse(body)
-		if err != nil || resp.id != req.id || resp.code != codeForeign {
-			t.Errorf("method %d: %v, %+v", i, err, resp)
+		if err != nil || resp.id != req.id || resp.code != c.code {
+			t.Errorf("method %d, % x: %v, %+v, want code %d", c.method, c.arg, err, resp, c.code)
 		}
 	}
 	// A cancel has no response, the request behind it does.
