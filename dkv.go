@@ -330,6 +330,7 @@ var (
 	ErrNoShard         error = store.ErrNoShard
 	ErrUnauthenticated error = store.ErrUnauthenticated
 	ErrForbidden       error = store.ErrForbidden
+	ErrMalformed       error = store.ErrMalformed
 )
 
 // ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.

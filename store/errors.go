@@ -163,6 +163,10 @@ var (
 	// ErrForbidden is returned over a network if the client's token has no right
 	// to the operation. Kind: final.
 	ErrForbidden = sentinel(24, KindFinal, "dkv: forbidden")
+
+	// ErrMalformed is returned over a network for a request that is not as the
+	// protocol has it. dkv's own clients send none. Kind: final.
+	ErrMalformed = sentinel(25, KindFinal, "dkv: malformed request")
 )
 
 var byCode = make(map[uint16]*Error)

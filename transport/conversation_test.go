@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"dkv/internal/clock"
+	"dkv/store"
 	"dkv/store/local"
 )
 
@@ -198,9 +199,8 @@ func refusal(code byte, text string) []byte {
 // TestProtocolConnectionStaysAfterAnError has arguments that are malformed, or beyond
 // limits, answered with the codes that the page has for that.
 func TestProtocolConnectionStaysAfterAnError(t *testing.T) {
-	// Not asKnown: served.now panics when do returns an error without a buffer, as for
-	// an operation that is malformed.
-	_, server := standing(t, func(s *local.Store) Backend { return waits{s} })
+	malformed := uint64(store.ErrMalformed.Code())
+	_, server := standing(t, asKnown)
 	conn := unaided(t, server, "tcp://127.0.0.1:0")
 	conn.Write(clientHello{shard: 3, token: "open sesame"}.append(nil))
 	if _, err := readServerHello(conn); err != nil {
@@ -212,23 +212,23 @@ func TestProtocolConnectionStaysAfterAnError(t *testing.T) {
 		arg    []byte
 		code   uint64
 	}{
-		{methodEnrol, []byte{0x40, 0}, codeForeign},                   // the nonce is 0
-		{methodWrite, []byte{1, 0, 1, 'a'}, codeForeign},              // the value is missing
-		{methodWrite, []byte{4, 0, 0}, codeForeign},                   // the key is empty
-		{methodWrite, []byte{4, 1, 1, 'a'}, codeForeign},              // a delete of a lock
-		{methodWrite, []byte{0x84, 0, 1, 'a', 0, 0}, codeForeign},     // no deadlines where there are to be some
-		{methodWrite, []byte{0x84, 0, 1, 'a', 1, 0}, codeForeign},     // a deadline of a delete
-		{methodWrite, []byte{11, 0, 1, 'a'}, codeForeign},             // a get outside a transaction
-		{methodWrite, []byte{16}, codeForeign},                        // a void of nothing
-		{methodWrite, []byte{0x41, 1, 1, 1, 2}, codeForeign},          // low is beyond seq
-		{methodScan, []byte{4, 0, 0, 0, 0, 0}, codeForeign},           // an unknown flag
-		{methodScanNext, []byte{0x80, 0}, codeForeign},                // a number in a long form
+		{methodEnrol, []byte{0x40, 0}, malformed},                     // the nonce is 0
+		{methodWrite, []byte{1, 0, 1, 'a'}, malformed},                // the value is missing
+		{methodWrite, []byte{4, 0, 0}, malformed},                     // the key is empty
+		{methodWrite, []byte{4, 1, 1, 'a'}, malformed},                // a delete of a lock
+		{methodWrite, []byte{0x84, 0, 1, 'a', 0, 0}, malformed},       // no deadlines where there are to be some
+		{methodWrite, []byte{0x84, 0, 1, 'a', 1, 0}, malformed},       // a deadline of a delete
+		{methodWrite, []byte{11, 0, 1, 'a'}, malformed},               // a get outside a transaction
+		{methodWrite, []byte{16}, malformed},                          // a void of nothing
+		{methodWrite, []byte{0x41, 1, 1, 1, 2}, malformed},            // low is beyond seq
+		{methodScan, []byte{4, 0, 0, 0, 0, 0}, malformed},             // an unknown flag
+		{methodScanNext, []byte{0x80, 0}, malformed},                  // a number in a long form
 		{methodScanNext, []byte{1}, 1},                                // there is no such scan
 		{methodScanStop, []byte{1}, 0},                                // but it can be given up
-		{methodPoll, []byte{4, 0, 1, 0, 0}, codeForeign},              // an unknown space
+		{methodPoll, []byte{4, 0, 1, 0, 0}, malformed},                // an unknown space
 		{methodPoll, []byte{0, 0, 1, 1, 'a', 1, 'a'}, 12},             // a key and a prefix
 		{methodPoll, []byte{0, 0, 9, 0, 0}, 18},                       // a revision beyond the next
-		{methodAwaitLock, []byte{0, 1, 1, 'a'}, codeForeign},          // the owner is cut off
+		{methodAwaitLock, []byte{0, 1, 1, 'a'}, malformed},            // the owner is cut off
 		{methodAwaitLock, []byte{0, 1, 1, 8, 7, 6, 5, 4, 3, 2, 1}, 5}, // no lock
 		{methodLockHolder, nil, 5},
 		{methodHas, bytes.Repeat([]byte("k"), 4097), 6},

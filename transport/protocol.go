@@ -114,7 +114,7 @@ func (r request) append(b []byte) []byte {
 
 func parseRequest(b []byte) (request, error) {
 	id, n := binary.Uvarint(b)
-	if n <= 0 {
+	if n <= 0 || id == 0 {
 		return request{}, errProtocol
 	}
 	b = b[n:]
@@ -157,6 +157,9 @@ func parseResponse(b []byte) (response, error) {
 
 // failure is the response that carries err.
 func failure(id uint64, err error) response {
+	if errors.Is(err, errProtocol) || errors.Is(err, command.ErrMalformed) {
+		err = fmt.Errorf("%w: %w", store.ErrMalformed, err)
+	}
 	r := response{id: id, code: codeForeign, result: []byte(err.Error())}
 	if e := (*store.Error)(nil); errors.As(err, &e) {
 		r.code = uint64(e.Code())

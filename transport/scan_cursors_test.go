@@ -330,7 +330,7 @@ func TestScanIsOfOneRequestAtATime(t *testing.T) {
 		t.Fatal("a scan that is in use:", err)
 	}
 	resp = raw.ask(request{id: 1, method: methodScan, arg: appendRange(nil, store.Range{})})
-	if resp.code != codeForeign {
+	if resp.code != uint64(store.ErrMalformed.Code()) {
 		t.Fatal("a scan with the id of another: code", resp.code)
 	}
 	// It can be given up all the same, which ends the page.
@@ -349,7 +349,7 @@ func TestScanIsOfOneRequestAtATime(t *testing.T) {
 		t.Fatal("given up twice:", resp.err(store.ErrUnknown))
 	}
 	for i, m := range []method{methodScan, methodScanNext, methodScanStop} {
-		if resp := raw.ask(request{id: 7 + uint64(i), method: m, arg: []byte{0x80}}); resp.code != codeForeign {
+		if resp := raw.ask(request{id: 7 + uint64(i), method: m, arg: []byte{0x80}}); resp.code != uint64(store.ErrMalformed.Code()) {
 			t.Fatalf("method %d with a malformed argument: code %d", m, resp.code)
 		}
 	}

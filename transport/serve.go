@@ -204,10 +204,11 @@ func (c *served) now(req request) {
 		b, at := beginFrame(b)
 		b = binary.AppendUvarint(b, req.id)
 		b = binary.AppendUvarint(b, 0)
-		b, err := c.do(c.ctx, b, req, nil)
+		all, err := c.do(c.ctx, b, req, nil)
 		if err != nil {
-			b = failure(req.id, err).append(b[:at+frameHeader])
+			all = failure(req.id, err).append(b[:at+frameHeader])
 		}
+		b = all
 		endFrame(b, at)
 		return b
 	})

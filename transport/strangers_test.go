@@ -70,11 +70,12 @@ var strangers = map[string]func(conn net.Conn, stop <-chan struct{}){
 		<-stop
 	},
 	"numbers beyond all bounds": func(conn net.Conn, stop <-chan struct{}) {
-		for _, n := range []uint64{1 << 32, 1 << 63, math.MaxUint64} {
+		conn.Write(hello)
+		for _, n := range []uint64{1, 1 << 32, 1 << 63, math.MaxUint64} {
 			b := binary.AppendUvarint(nil, n)
-			for m := range methods {
+			for m := method(1); m < methods; m++ {
 				req := append(binary.AppendUvarint(bytes.Clone(b), n&math.MaxInt64), byte(m))
-				conn.Write(append(bytes.Clone(hello), appendFrame(nil, append(req, b...))...))
+				conn.Write(appendFrame(nil, append(req, b...)))
 			}
 		}
 		<-stop

@@ -224,7 +224,7 @@ func TestDeadlineOfTheClientEndsTheWorkOfTheServer(t *testing.T) {
 	w := bufio.NewWriter(conn)
 	w.Write(hello)
 	set := command.AppendOp(nil, &engine.Op{Kind: engine.Set, Key: "k"}, once.ID{})
-	for id := range uint64(n) {
+	for id := uint64(1); id <= n; id++ {
 		writeFrame(w, request{id: id, timeout: time.Millisecond, method: methodWrite, arg: set}.append(nil))
 	}
 	if err := w.Flush(); err != nil {

@@ -6,7 +6,6 @@ package ops
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -182,7 +181,7 @@ var refusals = [engine.Refusals]error{
 
 // errForeign is the error of an operation that no client makes, since it would reach
 // into what locks are made of.
-var errForeign = errors.New("dkv: not an operation of a client")
+var errForeign = fmt.Errorf("%w: not an operation of a client", store.ErrMalformed)
 
 // check returns the error of an operation that no store does.
 func check(op *engine.Op) error {
