@@ -149,15 +149,13 @@ func (c *served) take(req request, own bool) bool {
 		c.respond(failure(req.id, err))
 		return true
 	}
-	switch req.method {
-	case methodCancel:
+	switch {
+	case req.method == methodCancel:
 		c.cancelled(req.arg)
 		return true
-	case methodGet, methodGetStale, methodGetEntry, methodHas, methodEnrol, methodWrite, methodInfo, methodLockHolder:
-		if c.prompt {
-			c.now(req)
-			return true
-		}
+	case c.prompt && promptly(req.method):
+		c.now(req)
+		return true
 	}
 	if !own {
 		req.arg = bytes.Clone(req.arg)
@@ -191,6 +189,15 @@ func (c *served) take(req request, own bool) bool {
 	}
 	c.start(c.ctx, req, c.scans.receive(req), c.slots)
 	return true
+}
+
+// promptly tells whether a request waits for nothing if the store is prompt.
+func promptly(m method) bool {
+	switch m {
+	case methodGet, methodGetStale, methodGetEntry, methodHas, methodEnrol, methodWrite, methodInfo, methodLockHolder:
+		return true
+	}
+	return false
 }
 
 // now carries out a request that has nothing to wait for.

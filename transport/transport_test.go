@@ -364,6 +364,9 @@ func FuzzFrames(f *testing.F) {
 			c.answer(ctx, req, c.scans.receive(req)) // which takes room for at most one large response
 			cancel()
 			c.cancelled(req.arg)
+			if promptly(req.method) {
+				c.now(req)
+			}
 			c.cancel()
 			c.scans.close()
 		}
