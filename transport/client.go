@@ -27,7 +27,11 @@ const (
 type ClientOptions struct {
 	// Endpoints are where the servers listen, each "tcp://host:port",
 	// "http://host:port" or "unix:///path/of/socket". All must serve the same store.
+	// "?codec=json" behind one names the codec for it, whatever Codec is.
 	Endpoints []string
+
+	// Codec is how what is sent is written. Default: Binary.
+	Codec Codec
 
 	// Shard is the number that the servers know the store by.
 	Shard uint64
@@ -76,6 +80,9 @@ func NewClient(opts ClientOptions) (*Client, error) {
 		if err := CheckEndpoint(e); err != nil {
 			return nil, err
 		}
+	}
+	if err := opts.Codec.check(); err != nil {
+		return nil, err
 	}
 	if opts.Conns < 0 {
 		return nil, fmt.Errorf("%w: Conns is negative", store.ErrBadOptions)

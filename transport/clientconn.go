@@ -18,6 +18,7 @@ import (
 type clientConn struct {
 	conn     net.Conn
 	raw      *rawWriter    // nil if it cannot be; belongs to who has made mu.writing true
+	codec    *transcoder   // nil for Binary
 	identity uint64        // of the store, 0 if not known
 	wake     chan struct{} // has room for one: there is something to write
 	failed   chan struct{} // closed when the connection is of no use any longer
@@ -48,6 +49,7 @@ type waiter struct {
 	resp response      // its result is good until release, unless it is the caller's own
 	own  bool
 	id   uint64
+	of   method // of the request
 	buf  []byte
 
 	identity uint64 // of the store that has answered, 0 if not known
@@ -97,6 +99,7 @@ func newClientConn(ctx context.Context, conn net.Conn, h clientHello) (*clientCo
 	c := &clientConn{
 		conn:     conn,
 		raw:      newRawWriter(conn),
+		codec:    h.codec.transcoder(),
 		identity: identity,
 		wake:     make(chan struct{}, 1),
 		failed:   make(chan struct{}),
@@ -168,7 +171,7 @@ func (c *clientConn) exit() {
 // read hands out responses until the connection fails.
 func (c *clientConn) read() {
 	defer c.fail()
-	in := frameReader{r: c.conn}
+	in := frameReader{r: c.conn, limit: c.codec.frameLimit()}
 	defer in.giveBack()
 	for {
 		waits := !in.ready()
@@ -176,7 +179,13 @@ func (c *clientConn) read() {
 		if err != nil {
 			return
 		}
-		resp, err := parseResponse(body)
+		var resp response
+		if c.codec == nil {
+			resp, err = parseResponse(body)
+		} else {
+			resp, err = c.codec.parseResponse(body, c.waits)
+			own = true
+		}
 		if err != nil {
 			return
 		}
@@ -195,6 +204,16 @@ func (c *clientConn) read() {
 			w.deliver(resp, own)
 		}
 	}
+}
+
+// waits returns the method of the request with an id, 0 if nobody waits for its response.
+func (c *clientConn) waits(id uint64) method {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w := c.mu.wait[id]; w != nil {
+		return w.of
+	}
+	return 0
 }
 
 // parted tells those whose requests the server has not taken before it closed.
@@ -301,8 +320,13 @@ func (c *clientConn) send(ctx context.Context, r request) (*waiter, error) {
 		w.deliver(response{code: uint64(store.ErrClosed.Code())}, false)
 		return w, nil
 	}
-	w.identity = c.identity
-	w.id = c.appendLocked(r)
+	w.identity, w.of = c.identity, r.method
+	var err error
+	if w.id, err = c.appendLocked(r); err != nil {
+		c.mu.Unlock()
+		w.deliver(failure(w.id, err), true) // as the server would, if it could be told
+		return w, nil
+	}
 	c.mu.wait[w.id] = w
 	if c.raw != nil && !c.mu.writing && len(c.mu.wait) == 1 {
 		c.writeLocked()
@@ -333,9 +357,17 @@ func (c *clientConn) writeLocked() {
 	c.mu.Unlock()
 }
 
-func (c *clientConn) appendLocked(r request) (id uint64) {
+// appendLocked appends a request. An error is one of another codec than Binary.
+func (c *clientConn) appendLocked(r request) (id uint64, err error) {
 	c.mu.last++
 	r.id = c.mu.last
+	if c.codec != nil {
+		body, err := c.codec.request(r)
+		if err == nil {
+			c.mu.out = appendFrame(c.mu.out, body)
+		}
+		return r.id, err
+	}
 	if r.op != nil && len(r.op.Value) > largeValue && cap(c.mu.out)-len(c.mu.out) < len(r.op.Value)+maxHello {
 		if b, _ := largeBuffers.Get().(*[]byte); b != nil {
 			c.mu.out = append((*b)[:0], c.mu.out...)
@@ -345,7 +377,7 @@ func (c *clientConn) appendLocked(r request) (id uint64) {
 	b = r.append(b)
 	endFrame(b, at)
 	c.mu.out = b
-	return r.id
+	return r.id, nil
 }
 
 // wakeLocked has the writer see what was appended, and unlocks mu.

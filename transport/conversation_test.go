@@ -162,9 +162,9 @@ func TestProtocolIsLeftAsThePageSays(t *testing.T) {
 			hello:  clientHello{shard: 4, token: "open sesame"}.append(nil),
 			answer: refusal(22, "dkv: no such shard: 4, there are [3]"),
 		},
-		"a codec that is not known": {
+		"a codec that is not accepted": {
 			hello:  clientHello{shard: 3, codec: 200, token: "open sesame"}.append(nil),
-			answer: refusal(10, "dkv: bad options: codec 200 is not known"),
+			answer: refusal(10, "dkv: bad options: codec 200 is not accepted; [binary json] are"),
 		},
 		"a frame that is too long": {hello: greeting.append(nil), says: longest, answer: let},
 		"an empty frame":           {hello: greeting.append(nil), says: frame(), answer: let},

@@ -15,13 +15,29 @@ import (
 	"dkv/store"
 )
 
-// parseEndpoint splits "tcp://host:port", "http://host:port" or
-// "unix:///path/of/socket".
-func parseEndpoint(endpoint string) (network, address string, err error) {
-	network, address, ok := strings.Cut(endpoint, "://")
-	bad := func(why string) (string, string, error) {
-		return "", "", fmt.Errorf("%w: endpoint %q: %s", store.ErrBadOptions, endpoint, why)
+// location is what an endpoint says.
+type location struct {
+	network string // tcp, http or unix
+	address string
+	chosen  *Codec // nil if it names none
+}
+
+// codec is the one that the endpoint names, or else the usual one.
+func (l location) codec(usual Codec) Codec {
+	if l.chosen != nil {
+		return *l.chosen
 	}
+	return usual
+}
+
+// parseEndpoint splits "tcp://host:port", "http://host:port" or
+// "unix:///path/of/socket", with "?codec=name" behind it or not.
+func parseEndpoint(endpoint string) (location, error) {
+	bad := func(why string) (location, error) {
+		return location{}, fmt.Errorf("%w: endpoint %q: %s", store.ErrBadOptions, endpoint, why)
+	}
+	plain, options, has := strings.Cut(endpoint, "?")
+	network, address, ok := strings.Cut(plain, "://")
 	if !ok {
 		return bad("it is not of the form tcp://host:port, http://host:port or unix:///path")
 	}
@@ -37,12 +53,25 @@ func parseEndpoint(endpoint string) (network, address string, err error) {
 	default:
 		return bad(fmt.Sprintf("network %q is not known; tcp, http and unix are", network))
 	}
-	return network, address, nil
+	l := location{network: network, address: address}
+	if !has {
+		return l, nil
+	}
+	name, value, _ := strings.Cut(options, "=")
+	if name != "codec" {
+		return bad(fmt.Sprintf("option %q is not known; codec is", name))
+	}
+	codec, err := ParseCodec(value)
+	if err != nil {
+		return location{}, fmt.Errorf("endpoint %q: %w", endpoint, err)
+	}
+	l.chosen = &codec
+	return l, nil
 }
 
 // CheckEndpoint tells what is wrong with an endpoint, nil if nothing is.
 func CheckEndpoint(endpoint string) error {
-	_, _, err := parseEndpoint(endpoint)
+	_, err := parseEndpoint(endpoint)
 	return err
 }
 
@@ -63,15 +92,17 @@ type ListenOptions struct {
 // be of the loopback interface, unless there is TLS, or Insecure says otherwise.
 // Errors wrap store.ErrBadOptions.
 func Listen(endpoint string, opts ListenOptions) (net.Listener, error) {
-	network, address, err := parseEndpoint(endpoint)
+	at, err := parseEndpoint(endpoint)
 	if err != nil {
 		return nil, err
 	}
 	var l net.Listener
-	if network == "unix" {
-		l, err = listenUnix(address)
-	} else if err = opts.check(address); err == nil {
-		if l, err = net.Listen("tcp", address); err == nil && opts.TLS != nil {
+	if at.chosen != nil {
+		err = errors.New("the codec is for clients to choose")
+	} else if at.network == "unix" {
+		l, err = listenUnix(at.address)
+	} else if err = opts.check(at.address); err == nil {
+		if l, err = net.Listen("tcp", at.address); err == nil && opts.TLS != nil {
 			l = tls.NewListener(l, opts.TLS)
 		}
 	}

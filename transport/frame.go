@@ -50,6 +50,7 @@ type frameReader struct {
 	buf      []byte            // one of the two
 	from, to int               // what is in buf and has not been returned
 	last     int               // how much came with the last read
+	limit    int               // of a body, if it is not maxFrame
 }
 
 // ready tells whether the next frame is there, so that next does not wait.
@@ -67,7 +68,7 @@ func (f *frameReader) next() (body []byte, own bool, err error) {
 		}
 	}
 	size := int(binary.LittleEndian.Uint32(f.buf[f.from:]))
-	if size > maxFrame {
+	if size > maxFrame && size > f.limit {
 		return nil, false, errProtocol
 	}
 	f.from += frameHeader

@@ -132,12 +132,3 @@ type versionError struct{ version byte }
 func (e *versionError) Error() string {
 	return fmt.Sprintf("version %d of dkv's protocol is spoken there, and %d here", e.version, version)
 }
-
-// Codec is how the bodies of frames are written.
-type Codec byte
-
-const (
-	// Binary is the protocol's own.
-	Binary Codec = iota
-	codecs
-)

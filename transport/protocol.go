@@ -18,7 +18,8 @@ import (
 
 // The protocol, which PROTOCOL.md explains to clients in other languages. Both sides
 // begin with a hello, see clientHello. Then come frames, each a length (4 bytes,
-// little-endian, that of what follows) and a body. A request's body is
+// little-endian, that of what follows) and a body, written here as Binary has it; see
+// Codec for the others. A request's body is
 //
 //	id       uvarint   chosen by the client, repeated in the response
 //	timeout  uvarint   nanoseconds the client will wait, 0 = no limit
@@ -134,6 +135,7 @@ type response struct {
 	id     uint64
 	code   uint64
 	result []byte
+	method method // of the request; for codecs that need it, and no part of what is sent
 }
 
 func (r response) append(b []byte) []byte {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,13 +36,15 @@ func (s *Server) serve(conn net.Conn) {
 		return
 	}
 	c := newServed(s, conn, backend, access)
+	c.codec = h.codec.transcoder()
+	c.in.limit = c.codec.frameLimit()
 	c.serve()
 }
 
 // admit returns what a client asks for, if it may have it.
 func (s *Server) admit(h clientHello) (Backend, Access, error) {
-	if h.codec >= codecs {
-		return nil, Access{}, fmt.Errorf("%w: codec %d is not known", store.ErrBadOptions, h.codec)
+	if !slices.Contains(s.codecs, h.codec) {
+		return nil, Access{}, fmt.Errorf("%w: %v is not accepted; %v are", store.ErrBadOptions, h.codec, s.codecs)
 	}
 	return s.Open(h.shard, h.token)
 }
@@ -55,6 +58,7 @@ type served struct {
 	conn    net.Conn
 	backend Backend
 	access  Access
+	codec   *transcoder // nil for Binary
 	prompt  bool
 	barrier func(context.Context) error // nil if the store has none
 	in      frameReader
@@ -124,7 +128,13 @@ func (c *served) serve() {
 		if err != nil {
 			return
 		}
-		req, err := parseRequest(body)
+		var req request
+		if c.codec == nil {
+			req, err = parseRequest(body)
+		} else {
+			req, err = c.codec.parseRequest(body)
+			own = true
+		}
 		if err != nil || !c.take(req, own) {
 			return
 		}
@@ -207,6 +217,10 @@ func (c *served) now(req request) {
 		c.value(req.id, value, ok, err)
 		return
 	}
+	if c.codec != nil {
+		c.respond(c.answer(c.ctx, req, nil))
+		return
+	}
 	c.out.add(func(b []byte) []byte {
 		b, at := beginFrame(b)
 		b = binary.AppendUvarint(b, req.id)
@@ -227,6 +241,10 @@ func (c *served) value(id uint64, value []byte, ok bool, err error) {
 		c.respond(failure(id, err))
 		return
 	}
+	if c.codec != nil {
+		c.respond(response{id: id, method: methodGet, result: append(appendFound(nil, ok), value...)})
+		return
+	}
 	c.out.addShared(func(b []byte) []byte {
 		b = binary.AppendUvarint(b, id)
 		return appendFound(binary.AppendUvarint(b, 0), ok)
@@ -234,6 +252,11 @@ func (c *served) value(id uint64, value []byte, ok bool, err error) {
 }
 
 func (c *served) respond(r response) {
+	if c.codec != nil {
+		body := c.codec.response(r)
+		c.out.add(func(b []byte) []byte { return appendFrame(b, body) })
+		return
+	}
 	c.out.add(func(b []byte) []byte {
 		b, at := beginFrame(b)
 		b = r.append(b)
@@ -386,7 +409,7 @@ func (c *served) answer(ctx context.Context, req request, scan scanRequest) resp
 	if err != nil {
 		return failure(req.id, err)
 	}
-	return response{id: req.id, result: result}
+	return response{id: req.id, method: req.method, result: result}
 }
 
 // do carries out a request and appends its encoded result to b.

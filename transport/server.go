@@ -68,6 +68,10 @@ type ServerOptions struct {
 	// connects may do everything.
 	Tokens []Token
 
+	// Codecs are those that clients may choose. Default: Binary and JSON. Gob is for
+	// clients that are trusted; package gob is not made for others.
+	Codecs []Codec
+
 	// Clock measures how long scans are idle. Default: the system's.
 	Clock store.Clock
 }
@@ -76,6 +80,7 @@ type ServerOptions struct {
 // listeners.
 type Server struct {
 	tokens tokens
+	codecs []Codec
 	clock  store.Clock     // of idle cursors
 	ctx    context.Context // of the requests
 	cancel context.CancelFunc
@@ -104,12 +109,21 @@ type connection struct{ net.Conn }
 
 func (c connection) stop() { c.SetReadDeadline(time.Unix(1, 0)) }
 
-// NewServer returns a server that has no store yet.
+// NewServer returns a server that has no store yet. It panics if there is a codec that
+// is not known.
 func NewServer(opts ServerOptions) *Server {
 	if opts.Clock == nil {
 		opts.Clock = clock.System{}
 	}
-	s := &Server{tokens: newTokens(opts.Tokens), clock: opts.Clock}
+	if len(opts.Codecs) == 0 {
+		opts.Codecs = []Codec{Binary, JSON}
+	}
+	for _, c := range opts.Codecs {
+		if c >= codecs {
+			panic(fmt.Sprintf("transport: %v is not known", c))
+		}
+	}
+	s := &Server{tokens: newTokens(opts.Tokens), codecs: slices.Clone(opts.Codecs), clock: opts.Clock}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.mu.open = make(map[stopper]struct{})
 	s.mu.shards = make(map[uint64]Backend)

@@ -201,15 +201,15 @@ func (s *servers) dial(e *endpoint) {
 func (s *servers) connect(url string) (*clientConn, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
 	defer cancel()
-	network, address, err := parseEndpoint(url)
+	at, err := parseEndpoint(url)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := s.dialConn(ctx, network, address)
+	conn, err := s.dialConn(ctx, at.network, at.address)
 	if err != nil {
 		return nil, err
 	}
-	c, err := newClientConn(ctx, conn, clientHello{shard: s.opts.Shard, token: s.opts.Token})
+	c, err := newClientConn(ctx, conn, clientHello{shard: s.opts.Shard, codec: at.codec(s.opts.Codec), token: s.opts.Token})
 	if version := (*versionError)(nil); errors.As(err, &version) {
 		return nil, errors.New(url + ": " + version.Error())
 	}
