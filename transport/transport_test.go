@@ -30,9 +30,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// newServer returns a server of one store.
+// allCodecs are the codecs there are.
+var allCodecs = []Codec{Binary, JSON, Gob}
+
+// newServer returns a server of one store, for clients with any codec.
 func newServer(b Backend) *Server {
-	s := NewServer(ServerOptions{})
+	s := NewServer(ServerOptions{Codecs: allCodecs})
 	s.Handle(0, b)
 	return s
 }
@@ -52,12 +55,17 @@ func serveBackend(t *testing.T, endpoint string, b Backend) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server.Start(l)
 	t.Cleanup(func() { server.Close() })
-	if l.Addr().Network() == "tcp" {
-		return "tcp://" + l.Addr().String()
+	switch network, _, _ := strings.Cut(endpoint, "://"); network {
+	case "unix":
+		server.Start(l)
+		return endpoint
+	case "http":
+		server.StartHTTP(l, nil)
+		return "http://" + l.Addr().String()
 	}
-	return endpoint
+	server.Start(l)
+	return "tcp://" + l.Addr().String()
 }
 
 func connect(t *testing.T, endpoints ...string) *Client {
@@ -80,32 +88,33 @@ type behindBarrier struct{ waits }
 
 func (b behindBarrier) Barrier(ctx context.Context) error { return b.Ready(ctx) }
 
-// TestConformanceOfClients has clients of several kinds of servers: those that carry
-// out requests as they come, with a goroutine each and together, and those that serve
-// a part of a store.
+// TestConformanceOfClients has clients by way of every network and codec, of servers that
+// carry out requests as they come; and clients of servers that do so with a goroutine each
+// and together. A short run has each network and each codec once.
 func TestConformanceOfClients(t *testing.T) {
-	for name, c := range map[string]struct {
-		network string
-		backend func(*local.Store) Backend
-	}{
-		"tcp":        {"tcp", func(s *local.Store) Backend { return s }},
-		"unix":       {"unix", func(s *local.Store) Backend { return s }},
-		"goroutines": {"tcp", func(s *local.Store) Backend { return waits{s} }},
-		"barrier":    {"tcp", func(s *local.Store) Backend { return behindBarrier{waits{s}} }},
-	} {
+	run := func(name, network string, codec Codec, backend func(*local.Store) Backend) {
 		t.Run(name, func(t *testing.T) {
 			storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
-				endpoint := "tcp://127.0.0.1:0"
-				if c.network == "unix" {
+				endpoint := network + "://127.0.0.1:0"
+				if network == "unix" {
 					endpoint = "unix://" + t.TempDir() + "/s"
 				}
 				s := local.Open(local.Options{})
-				endpoint = serveBackend(t, endpoint, c.backend(s))
+				endpoint = serveBackend(t, endpoint, backend(s)) + "?codec=" + codec.String()
 				t.Cleanup(func() { s.Close() })
 				return []store.Store{connect(t, endpoint), connect(t, endpoint)}
 			}})
 		})
 	}
+	for i, network := range []string{"tcp", "unix", "http"} {
+		for _, codec := range allCodecs {
+			if !testing.Short() || int(codec) == i {
+				run(network+"/"+codec.String(), network, codec, func(s *local.Store) Backend { return s })
+			}
+		}
+	}
+	run("goroutines", "tcp", Binary, func(s *local.Store) Backend { return waits{s} })
+	run("barrier", "tcp", Binary, func(s *local.Store) Backend { return behindBarrier{waits{s}} })
 }
 
 func background(t *testing.T) context.Context {
