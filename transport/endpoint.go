@@ -194,3 +194,8 @@ func (l *unixListener) Close() error {
 	l.once.Do(func() { os.Remove(l.path) })
 	return l.UnixListener.Close()
 }
+
+// Addr is where the socket is: the system knows only where it was made.
+func (l *unixListener) Addr() net.Addr {
+	return &net.UnixAddr{Name: l.path, Net: "unix"}
+}

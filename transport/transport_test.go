@@ -306,6 +306,9 @@ func TestSocketIsItsOwnersAlone(t *testing.T) {
 	if err != nil || info.Mode() != os.ModeSocket|0o600 {
 		t.Fatal(info.Mode(), err)
 	}
+	if addr := l.Addr(); addr.Network() != "unix" || addr.String() != path {
+		t.Fatal("listens at", addr.Network(), addr)
+	}
 	if _, err := Listen("unix://"+path, ListenOptions{}); !errors.Is(err, store.ErrBadOptions) {
 		t.Fatal("listened on a socket in use:", err)
 	}
