@@ -190,6 +190,7 @@ func (o Options) open() (backend, error) {
 			Shard:     o.Shard,
 			Token:     o.Token,
 			TLS:       o.TLS,
+			Insecure:  o.Insecure,
 		})
 	case o.Dir == "":
 		return local.Open(local.Options{Clock: o.Clock, Engine: o.Engine, MaxBytes: o.MaxBytes}), nil

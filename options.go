@@ -36,8 +36,8 @@ type Options struct {
 	Listen []string
 
 	// Connect makes this a client of the network mode of other processes, at
-	// endpoints as in Listen: it goes on at the next one when one fails. It
-	// goes with no other field. Default: none.
+	// endpoints as in Listen: it goes on at another when one fails. Of the other
+	// fields Shard, TLS, Insecure and Token go with it. Default: none.
 	Connect []string
 
 	// Shard is the number that the network mode knows the store by: with Listen that
@@ -49,8 +49,9 @@ type Options struct {
 	// Connect it says which certificates of servers are good. Default: none.
 	TLS *tls.Config
 
-	// Insecure lets Listen be on other interfaces than loopback without TLS: whoever
-	// is on the way sees and may change what is stored. Default: false.
+	// Insecure lets Listen be on other interfaces than loopback without TLS, and
+	// Connect send Token to other hosts without it: whoever is on the way sees and may
+	// change what is stored, and learns the token. Default: false.
 	Insecure bool
 
 	// Tokens, if there are any, are what clients of Listen have to show one of, and
@@ -101,7 +102,6 @@ func (o Options) validate() error {
 			{"Clock", o.Clock != nil},
 			{"SnapshotBytes", o.SnapshotBytes != 0},
 			{"MaxBytes", o.MaxBytes != 0},
-			{"Insecure", o.Insecure},
 			{"Tokens", len(o.Tokens) > 0},
 			{"Engine", o.Engine.New != nil || o.Engine.Load != nil},
 		} {
@@ -142,6 +142,9 @@ func (o Options) validate() error {
 				faults = append(faults, fmt.Sprintf(why, field.name))
 			}
 		}
+	}
+	if len(o.Listen) > 0 && o.TLS != nil && len(o.TLS.Certificates) == 0 && o.TLS.GetCertificate == nil && o.TLS.GetConfigForClient == nil {
+		faults = append(faults, "TLS has no certificate, which Listen needs")
 	}
 	for i, t := range o.Tokens {
 		if t.Secret == "" {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"dkv/internal/command"
@@ -23,8 +24,10 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// GoString implements fmt.GoStringer, and has %#v not print it either.
-func (s Secret) GoString() string { return fmt.Sprintf("%q", s.String()) }
+// Format has no verb print it.
+func (s Secret) Format(f fmt.State, verb rune) {
+	fmt.Fprintf(f, fmt.FormatString(f, verb), s.String())
+}
 
 // LogValue implements slog.LogValuer.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
@@ -127,6 +130,10 @@ func (a Access) request(req request) error {
 	switch req.method {
 	case methodGet, methodGetStale, methodGetEntry, methodHas, methodLockHolder:
 		return a.Key(string(req.arg), false)
+	case methodEnrol:
+		if !slices.ContainsFunc(a.rights, func(r Right) bool { return r.Write }) {
+			return fmt.Errorf("%w: the token has no right to write", store.ErrForbidden)
+		}
 	case methodWrite:
 		op, _, err := command.DecodeOp(req.arg)
 		if err != nil {

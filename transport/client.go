@@ -19,7 +19,9 @@ const (
 	minBackoff  = 10 * time.Millisecond
 	maxBackoff  = time.Second
 
-	silence = 2 * time.Second // a server that is silent that long may be stuck
+	// attemptTimeout is how long one server has for a request, if there are others to
+	// try: it may be a member that has lost its group.
+	attemptTimeout = 2 * time.Second
 )
 
 // ClientOptions say whose client a client is. Endpoints is required; the zero value of
@@ -42,6 +44,9 @@ type ClientOptions struct {
 	// TLS has connections that are not to unix sockets be encrypted; the servers'
 	// certificates must be for the hosts of the endpoints. Default: none.
 	TLS *tls.Config
+
+	// Insecure lets Token be sent to other hosts than this one without TLS.
+	Insecure bool
 
 	// Conns is how many connections there are to each endpoint. One carries the
 	// requests of any number of callers; more use more processors for large
@@ -84,6 +89,13 @@ func NewClient(opts ClientOptions) (*Client, error) {
 	if err := opts.Codec.check(); err != nil {
 		return nil, err
 	}
+	if opts.Token != "" && opts.TLS == nil && !opts.Insecure {
+		for _, e := range opts.Endpoints {
+			if err := checkNotOverheard(e); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if opts.Conns < 0 {
 		return nil, fmt.Errorf("%w: Conns is negative", store.ErrBadOptions)
 	}
@@ -106,6 +118,9 @@ func (c *Client) Close() error {
 	c.servers.close()
 	return nil
 }
+
+// String does not tell the token, which fmt would find.
+func (c *Client) String() string { return fmt.Sprintf("client of %v", c.opts.Endpoints) }
 
 // Live returns store.ErrClosed once Close has been called, else nil: a client
 // outlives its servers, and goes on when one of them is back.
@@ -227,6 +242,7 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 		return nil, nil, false, err
 	}
 	writes := r.method == methodWrite
+	several := len(c.opts.Endpoints) > 1
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		conn, err = c.servers.pick(ctx, writes)
 		if err == nil {
@@ -235,29 +251,28 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 		if err == nil {
 			var sent bool
 			var failed error // what the server says, or why it said nothing
-			if w, sent, failed = conn.roundTrip(ctx, r); failed == nil {
+			if w, sent, failed = conn.roundTrip(ctx, r, several); failed == nil {
 				if w.resp.code == 0 {
 					return conn, w, exposed, nil
 				}
 				failed = w.resp.err(c.fallback(writes))
 				answer := w.resp.code
 				w.release()
-				switch {
+				switch kind := store.KindOf(failed); {
 				case answer == uint64(store.ErrClosed.Code()):
 					// The server closes, the operation had no effect.
 					c.servers.retire(conn)
 				case writes && answer == uint64(store.ErrUnknown.Code()):
 					exposed = true
-				case exposed && store.KindOf(failed) == store.KindNotApplied:
+				case exposed && (kind == store.KindNotApplied || refused(answer)):
 					// This attempt had no effect. Of an earlier one that is not known.
+				case several && kind == store.KindNotApplied:
+					// Another server may do better.
 				default:
 					conn.exit()
 					return nil, nil, exposed, failed
 				}
 			} else {
-				if conn.stuck() {
-					c.servers.retire(conn)
-				}
 				exposed = exposed || sent && writes
 			}
 			conn.exit()
@@ -283,6 +298,16 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 			return nil, nil, exposed, fmt.Errorf("%w (%v)", ops.Ended(late, ctx), err)
 		}
 	}
+}
+
+// refused tells whether a server has turned a request away before it looked whether it
+// knows it.
+func refused(code uint64) bool {
+	switch code {
+	case uint64(store.ErrForbidden.Code()), uint64(store.ErrUnauthenticated.Code()), uint64(store.ErrNoShard.Code()):
+		return true
+	}
+	return false
 }
 
 // fallback is what an error that is not known here counts as.

@@ -14,7 +14,8 @@ import (
 )
 
 // clientConn is a connection to a server. One goroutine writes what callers append,
-// another reads responses; both end when it has failed.
+// unless one is alone and writes it itself; another reads responses. Both end when it
+// has failed.
 type clientConn struct {
 	conn     net.Conn
 	raw      *rawWriter    // nil if it cannot be; belongs to who has made mu.writing true
@@ -34,6 +35,10 @@ type clientConn struct {
 		room    chan struct{} // closed when out has been taken, nil if nobody waits for that
 		last    uint64        // id of the last request
 		wait    map[uint64]*waiter
+
+		watch *time.Timer   // calls check; nil if nothing is waited for
+		since time.Duration // since when something is, since began
+		asked time.Duration // when check last asked the server
 
 		pending int // callers, from enter to exit
 		failed  bool
@@ -109,10 +114,38 @@ func newClientConn(ctx context.Context, conn net.Conn, h clientHello) (*clientCo
 	return c, nil
 }
 
-// stuck tells whether the server has been silent for so long that it may not be
-// there any longer.
-func (c *clientConn) stuck() bool {
-	return time.Since(c.began)-time.Duration(c.heard.Load()) > silence
+// silence is how long a server may say nothing while something is waited for. Then it
+// is asked for what it always knows, and if it is silent for as long again, it is not
+// there any longer, or was stopped: the connection fails.
+const silence = 2 * time.Second
+
+// check does what silence says, as long as something is waited for.
+func (c *clientConn) check() {
+	c.mu.Lock()
+	if c.mu.failed || len(c.mu.wait) == 0 {
+		c.mu.watch = nil
+		c.mu.Unlock()
+		return
+	}
+	now := time.Since(c.began)
+	quiet := max(time.Duration(c.heard.Load()), c.mu.since)
+	switch {
+	case now-quiet < silence:
+		c.mu.watch.Reset(silence - (now - quiet))
+	case c.mu.asked <= quiet:
+		c.mu.asked = now
+		c.mu.watch.Reset(silence)
+		if len(c.mu.out) <= maxUnwritten {
+			c.appendLocked(request{method: methodInfo})
+			c.wakeLocked()
+			return
+		}
+	case now-c.mu.asked < silence:
+		c.mu.watch.Reset(silence - (now - c.mu.asked))
+	default:
+		c.failLocked()
+	}
+	c.mu.Unlock()
 }
 
 // fail ends the connection and all that waits for it.
@@ -126,6 +159,9 @@ func (c *clientConn) failLocked() {
 	if !c.mu.failed {
 		c.mu.failed = true
 		close(c.failed)
+		if c.mu.watch != nil {
+			c.mu.watch.Stop()
+		}
 		c.conn.Close()
 		for id, w := range c.mu.wait {
 			delete(c.mu.wait, id)
@@ -328,6 +364,12 @@ func (c *clientConn) send(ctx context.Context, r request) (*waiter, error) {
 		return w, nil
 	}
 	c.mu.wait[w.id] = w
+	if len(c.mu.wait) == 1 {
+		c.mu.since = time.Since(c.began)
+		if c.mu.watch == nil {
+			c.mu.watch = time.AfterFunc(silence, c.check)
+		}
+	}
 	if c.raw != nil && !c.mu.writing && len(c.mu.wait) == 1 {
 		c.writeLocked()
 	} else {
@@ -404,10 +446,14 @@ func (c *clientConn) tell(m method, about uint64) {
 
 // roundTrip sends a request and waits for its response, for one who has entered and
 // who has to release it. sent says whether the server may have got it, if there is an
-// error.
-func (c *clientConn) roundTrip(ctx context.Context, r request) (w *waiter, sent bool, err error) {
+// error. brief has the server give it up after attemptTimeout, unless it is one that
+// waits for something to happen.
+func (c *clientConn) roundTrip(ctx context.Context, r request, brief bool) (w *waiter, sent bool, err error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		r.timeout = max(1, time.Until(deadline))
+	}
+	if brief && r.method != methodPoll && r.method != methodAwaitLock && (r.timeout == 0 || r.timeout > attemptTimeout) {
+		r.timeout = attemptTimeout
 	}
 	if w, err = c.send(ctx, r); err != nil {
 		return nil, false, err

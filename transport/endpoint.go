@@ -112,6 +112,19 @@ func Listen(endpoint string, opts ListenOptions) (net.Listener, error) {
 	return l, nil
 }
 
+// checkNotOverheard returns an error for an endpoint on the way to which others may
+// listen.
+func checkNotOverheard(endpoint string) error {
+	at, err := parseEndpoint(endpoint)
+	if err != nil || at.network == "unix" {
+		return err
+	}
+	if (ListenOptions{}).check(at.address) != nil {
+		return fmt.Errorf("%w: endpoint %q: a token would be sent in the clear: TLS is needed, or Insecure to go without", store.ErrBadOptions, endpoint)
+	}
+	return nil
+}
+
 func (o ListenOptions) check(address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {

@@ -147,8 +147,8 @@ func (c *Client) Enrol(ctx context.Context, nonce uint64) (client uint64, err er
 
 // do does one operation, as often as it takes to know what came of it.
 func (c *Client) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Result, error) {
-	if id != (once.ID{}) {
-		res, _, err := c.write(ctx, op, id) // whose it is repeats it
+	if id != (once.ID{}) || op.Kind == engine.Transact && onlyReads(op.Txn) {
+		res, _, err := c.write(ctx, op, id) // whose it is repeats it; or it may be done twice
 		return res, err
 	}
 	for {
@@ -176,6 +176,13 @@ func (c *Client) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Resu
 		}
 		c.enrolment.CompareAndSwap(e, nil)
 	}
+}
+
+// onlyReads tells whether a transaction changes nothing, whichever branch is carried
+// out.
+func onlyReads(t *engine.Txn) bool {
+	changes := func(op engine.Op) bool { return op.Kind != engine.Get }
+	return !slices.ContainsFunc(t.Then, changes) && !slices.ContainsFunc(t.Else, changes)
 }
 
 // write sends one write until its result is known. exposed tells whether there was

@@ -25,19 +25,25 @@ type part struct {
 func Namespace(b Backend, name string) Backend {
 	prefix := namespace.Prefix(name)
 	p := part{namespace.New(b, prefix), b, prefix}
-	if g, ok := b.(interface{ Barrier(context.Context) error }); ok {
-		return barred{p, g.Barrier}
+	if b, ok := b.(Barriered); ok {
+		return barredPart{p, b}
 	}
 	return p
 }
 
-// barred is a part of a backend with a barrier.
-type barred struct {
+// barredPart is a part of a store whose reads can share a barrier.
+type barredPart struct {
 	part
-	barrier func(context.Context) error
+	whole Barriered
 }
 
-func (b barred) Barrier(ctx context.Context) error { return b.barrier(ctx) }
+func (b barredPart) Barrier(ctx context.Context) error { return b.whole.Barrier(ctx) }
+
+func (b barredPart) GetEntryStale(ctx context.Context, key string) (store.Entry, bool, error) {
+	e, ok, err := b.whole.GetEntryStale(ctx, b.key(key))
+	e.Key = strings.TrimPrefix(e.Key, b.prefix)
+	return e, ok, err
+}
 
 // key is a key of the whole. An empty one stays empty, and is refused.
 func (p part) key(key string) string {

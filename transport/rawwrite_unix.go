@@ -19,8 +19,13 @@ type rawWriter struct {
 // newRawWriter returns nil for a connection that it cannot be done with, like one that
 // encrypts.
 func newRawWriter(conn net.Conn) *rawWriter {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
+	var sc syscall.Conn
+	switch conn := conn.(type) { // no other: it may do something to what is written
+	case *net.TCPConn:
+		sc = conn
+	case *net.UnixConn:
+		sc = conn
+	default:
 		return nil
 	}
 	raw, err := sc.SyscallConn()

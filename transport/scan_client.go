@@ -108,7 +108,7 @@ func (s *remoteScan) next(ctx context.Context) ([]byte, error) {
 	if err := ops.CheckContext(ctx); err != nil {
 		return nil, err
 	}
-	w, _, err := s.conn.roundTrip(ctx, request{method: methodScanNext, arg: appendScan(nil, s.id)})
+	w, _, err := s.conn.roundTrip(ctx, request{method: methodScanNext, arg: appendScan(nil, s.id)}, false)
 	if err == nil {
 		resp := w.resp
 		resp.result = w.keep(resp.result)
@@ -121,8 +121,6 @@ func (s *remoteScan) next(ctx context.Context) ([]byte, error) {
 			return nil, resp.err(store.ErrUnavailable)
 		}
 		err = resp.err(store.ErrUnavailable) // the server closes
-	} else if s.conn.stuck() {
-		s.client.servers.retire(s.conn)
 	}
 	if closed := s.client.Live(); closed != nil {
 		return nil, closed

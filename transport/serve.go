@@ -13,6 +13,7 @@ import (
 
 	"dkv/internal/command"
 	"dkv/internal/field"
+	"dkv/internal/ops"
 	"dkv/store"
 	"dkv/store/engine"
 )
@@ -51,8 +52,8 @@ func (s *Server) admit(h clientHello) (Backend, Access, error) {
 
 // served is a connection that is answered. Requests to a store that has nothing to
 // wait for are carried out as they are read, one after the other; all others have a
-// goroutine each, but for the reads of one key that have come together, which share
-// one, and a barrier.
+// goroutine each, but for the reads of keys that have come together, which share one,
+// and a barrier.
 type served struct {
 	server  *Server
 	conn    net.Conn
@@ -60,12 +61,12 @@ type served struct {
 	access  Access
 	codec   *transcoder // nil for Binary
 	prompt  bool
-	barrier func(context.Context) error // nil if the store has none
+	behind  Barriered // the backend, if it is one, else nil
 	in      frameReader
 	out     *frameWriter
 	scans   *cursors
-	last    uint64 // id of the last request
-	reads   []request
+	last    uint64     // id of the last request
+	reads   *readGroup // that is gathered, nil if there is none
 
 	ctx      context.Context // of the requests
 	cancel   context.CancelFunc
@@ -76,7 +77,9 @@ type served struct {
 	ended    chan struct{}  // closed when there are no more
 	slots    chan struct{}  // has room for as many requests as may be under way
 	polls    chan struct{}
-	large    chan struct{} // has room for as many large responses as there may be
+	scanned  chan struct{} // have room for as many large responses as there may be:
+	polled   chan struct{} // pages of scans, events,
+	read     chan struct{} // and what transactions have read
 
 	mu      sync.Mutex
 	waiting map[uint64]context.CancelFunc // of requests that may take long
@@ -85,16 +88,14 @@ type served struct {
 func newServed(s *Server, conn net.Conn, b Backend, a Access) *served {
 	c := &served{server: s, conn: conn, backend: b, access: a, in: frameReader{r: conn}, out: newFrameWriter(conn)}
 	c.prompt = b.Prompt()
-	if g, ok := b.(interface{ Barrier(context.Context) error }); ok {
-		c.barrier = g.Barrier
-	}
+	c.behind, _ = b.(Barriered)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	c.pollCtx, c.endPolls = context.WithCancel(c.ctx)
 	c.scans = newCursors(c.ctx, b, s.clock)
 	c.jobs, c.ended = make(chan func()), make(chan struct{})
 	c.slots = make(chan struct{}, maxInFlight)
 	c.polls = make(chan struct{}, maxPolls)
-	c.large = make(chan struct{}, maxLarge)
+	c.scanned, c.polled, c.read = make(chan struct{}, maxScanned), make(chan struct{}, maxPolled), make(chan struct{}, maxRead)
 	return c
 }
 
@@ -193,8 +194,8 @@ func (c *served) take(req request, own bool) bool {
 			return false
 		}
 	}
-	if req.method == methodGet && c.barrier != nil {
-		c.reads = append(c.reads, req)
+	if c.behind != nil && (req.method == methodGet || req.method == methodGetEntry || req.method == methodHas) {
+		c.gather(req)
 		return true
 	}
 	c.start(c.ctx, req, c.scans.receive(req), c.slots)
@@ -269,22 +270,60 @@ func (c *served) respond(r response) {
 // cursors.receive has made of it.
 func (c *served) start(ctx context.Context, req request, scan scanRequest, places chan struct{}) {
 	ctx, done := c.limit(ctx, req)
+	room := c.room(req)
 	c.run(func() {
-		large := mayBeLarge(req.method)
-		if large && req.method != methodPoll { // which takes its place when there is something
-			c.large <- struct{}{}
+		var resp response
+		held := room
+		if room != nil && req.method != methodPoll { // which takes its place when there is something
+			select {
+			case room <- struct{}{}:
+			case <-ctx.Done():
+				held = nil
+				resp = failure(req.id, ops.Ended(store.ErrUnavailable, ctx))
+			}
 		}
-		resp := c.answer(ctx, req, scan)
+		switch {
+		case room != nil && held == nil:
+			if scan != nil {
+				scan(ctx) // which ends it
+			}
+		case req.method == methodGetStale:
+			value, ok, err := c.backend.GetShared(ctx, string(req.arg))
+			done()
+			c.value(req.id, value, ok, err)
+			c.out.gather()
+			<-places
+			return
+		default:
+			resp = c.answer(ctx, req, scan)
+		}
 		if done(); c.pollCtx.Err() != nil && places == c.polls {
 			resp = failure(req.id, store.ErrClosed)
 		}
 		c.respond(resp)
 		c.out.gather()
-		if large {
-			<-c.large
+		if held != nil {
+			<-held
 		}
 		<-places
 	})
+}
+
+// room is where a request whose response may be large takes a place, so that there are
+// not too many in memory, be it that the client does not take them. It is nil for those
+// whose responses are small, or are made one after the other.
+func (c *served) room(req request) chan struct{} {
+	switch req.method {
+	case methodScan, methodScanNext:
+		return c.scanned
+	case methodPoll:
+		return c.polled
+	case methodWrite:
+		if op, _, err := command.DecodeTxn(req.arg); err == nil && op.Txn.Reads() > 0 {
+			return c.read
+		}
+	}
+	return nil
 }
 
 // workerPatience is how long a goroutine that has carried out a request waits for
@@ -316,17 +355,6 @@ func (c *served) run(f func()) {
 	})
 }
 
-// mayBeLarge tells whether a response may be so large that there must not be many in
-// memory, be it that the client does not take them. Those of other methods are small,
-// or are made one after the other.
-func mayBeLarge(m method) bool {
-	switch m {
-	case methodGetEntry, methodGetStale, methodGet, methodScan, methodScanNext, methodPoll:
-		return true
-	}
-	return false
-}
-
 // soon is how long a request may take without its being worth the while to be able to
 // cancel it.
 const soon = 10 * time.Second
@@ -345,16 +373,21 @@ func (c *served) limit(ctx context.Context, req request) (_ context.Context, don
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.waiting == nil {
-		c.waiting = make(map[uint64]context.CancelFunc)
-	}
-	c.waiting[req.id] = cancel
+	c.awaitLocked(req.id, cancel)
 	return ctx, func() {
 		cancel()
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.waiting, req.id)
 	}
+}
+
+// awaitLocked has cancel be called, with mu held, if the client cancels a request.
+func (c *served) awaitLocked(id uint64, cancel context.CancelFunc) {
+	if c.waiting == nil {
+		c.waiting = make(map[uint64]context.CancelFunc)
+	}
+	c.waiting[id] = cancel
 }
 
 // cancelled ends the request that arg names, if it is under way.
@@ -366,41 +399,6 @@ func (c *served) cancelled(arg []byte) {
 	if cancel := c.waiting[id]; cancel != nil {
 		cancel()
 	}
-}
-
-// readTogether carries out the reads that have come together, behind one barrier.
-func (c *served) readTogether() {
-	reads := c.reads
-	if len(reads) == 0 {
-		return
-	}
-	c.reads = nil
-	timeout := time.Duration(0) // the longest; who has less hangs up by itself
-	for _, req := range reads {
-		if req.timeout == 0 {
-			timeout = 0
-			break
-		}
-		timeout = max(timeout, req.timeout)
-	}
-	c.run(func() {
-		ctx := c.ctx
-		if timeout > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, timeout)
-			defer cancel()
-		}
-		err := c.barrier(ctx)
-		for _, req := range reads {
-			value, ok, err := []byte(nil), false, err
-			if err == nil {
-				value, ok, err = c.backend.GetShared(ctx, string(req.arg)) // nothing is older than the barrier
-			}
-			c.value(req.id, value, ok, err)
-			<-c.slots
-		}
-		c.out.gather()
-	})
 }
 
 // answer carries out a request; scan is what cursors.receive has made of it.
@@ -458,11 +456,11 @@ func (c *served) do(ctx context.Context, b []byte, req request, scan scanRequest
 	case methodPoll:
 		p, err := parsePoll(req.arg)
 		if err != nil {
-			c.large <- struct{}{}
+			c.polled <- struct{}{}
 			return nil, err
 		}
 		events, next, err := c.backend.Poll(ctx, p.space, p.what, min(p.wait, maxPollWait), pageBytes)
-		c.large <- struct{}{}
+		c.polled <- struct{}{}
 		return appendEvents(b, events, next), err
 	case methodAwaitLock:
 		a, err := parseAwait(req.arg)

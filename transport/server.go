@@ -27,7 +27,12 @@ const (
 	drainTimeout  = 2 * time.Second // for requests under way when the server closes
 	maxInFlight   = 1024            // requests of one connection at a time, but for polls
 	maxPolls      = 1 << 14         // polls of one connection at a time
-	maxLarge      = 16              // responses of one connection that may be large, from when they are made until they are written
+
+	// Responses of one connection that may be large, of a kind, from when they are
+	// made until they are written.
+	maxScanned, maxPolled, maxRead = 16, 16, 32
+
+	maxConns = 1 << 14 // to a server; more are closed
 )
 
 // Backend is what a server serves.
@@ -45,9 +50,7 @@ type Backend interface {
 	GetShared(ctx context.Context, key string) (value []byte, ok bool, err error)
 
 	// Prompt tells whether reads and writes of keys wait for nothing, and GetShared is
-	// as good as Get. If they do, and Get stands behind a barrier that GetStale leaves out, a method Barrier, which
-	// waits for that alone and returns an error as Get does, lets the server have
-	// many reads share one.
+	// as good as Get.
 	Prompt() bool
 
 	// Poll is a part of a watch: it waits for events from what.From on, and
@@ -216,7 +219,7 @@ func (s *Server) Close() error {
 func (s *Server) run(c stopper, f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.closed {
+	if s.mu.closed || len(s.mu.open) >= maxConns {
 		c.Close()
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -26,8 +27,8 @@ const (
 type servers struct {
 	ctx   context.Context // of the client
 	opts  ClientOptions
-	work  sync.WaitGroup // the goroutines of connections, and those that dial or look
-	turn  atomic.Uint64
+	work  sync.WaitGroup   // the goroutines of connections, and those that dial or look
+	turns [2]atomic.Uint64 // of reads and of writes
 	usual atomic.Pointer[choice]
 	look  atomic.Int64 // when it was last looked who leads, in nanoseconds since began
 	began time.Time
@@ -66,7 +67,9 @@ func (s *servers) init(ctx context.Context, opts ClientOptions) {
 		s.mu.all = append(s.mu.all, &endpoint{url: url})
 	}
 	// Not all clients begin with the same.
-	s.turn.Store(rand.Uint64N(uint64(len(s.mu.all))))
+	for i := range s.turns {
+		s.turns[i].Store(rand.Uint64N(uint64(len(s.mu.all))))
+	}
 	s.mu.open = make(map[*clientConn]struct{})
 	s.mu.changed = make(chan struct{})
 	s.usual.Store(&choice{retry: 1})
@@ -107,7 +110,11 @@ func (s *servers) pick(ctx context.Context, writes bool) (*clientConn, error) {
 		case 1:
 			return from[0], nil
 		default:
-			return from[s.turn.Add(1)%uint64(len(from))], nil
+			turn := &s.turns[0]
+			if writes {
+				turn = &s.turns[1]
+			}
+			return from[turn.Add(1)%uint64(len(from))], nil
 		}
 	}
 }
@@ -120,7 +127,7 @@ func (s *servers) await(ctx context.Context) error {
 			s.mu.Unlock()
 			return store.ErrClosed
 		}
-		dialing := false
+		dialing, final := false, true
 		var failed error
 		for _, e := range s.mu.all {
 			if len(e.conns) > 0 {
@@ -128,16 +135,19 @@ func (s *servers) await(ctx context.Context) error {
 				return nil
 			}
 			dialing = dialing || e.dialing
-			// That which no further attempt will mend is what to tell.
-			if e.failed != nil && (failed == nil || store.KindOf(e.failed) == store.KindFinal) {
+			final = final && store.KindOf(e.failed) == store.KindFinal
+			if e.failed != nil && failed == nil {
 				failed = e.failed
 			}
 		}
 		changed := s.mu.changed
 		s.mu.Unlock()
 		if !dialing {
-			if failed == nil {
+			switch {
+			case failed == nil:
 				failed = errConnection
+			case !final && store.KindOf(failed) == store.KindFinal:
+				failed = fmt.Errorf("%v", failed) // others may be back soon
 			}
 			return failed
 		}
@@ -338,7 +348,7 @@ func leads(ctx context.Context, c *clientConn) bool {
 		return false
 	}
 	defer c.exit()
-	w, _, err := c.roundTrip(ctx, request{method: methodInfo})
+	w, _, err := c.roundTrip(ctx, request{method: methodInfo}, false)
 	if err != nil {
 		return false
 	}

@@ -88,6 +88,10 @@ type behindBarrier struct{ waits }
 
 func (b behindBarrier) Barrier(ctx context.Context) error { return b.Ready(ctx) }
 
+func (b behindBarrier) GetEntryStale(ctx context.Context, key string) (store.Entry, bool, error) {
+	return b.GetEntry(ctx, key)
+}
+
 // TestConformanceOfClients has clients by way of every network and codec, of servers that
 // carry out requests as they come; and clients of servers that do so with a goroutine each
 // and together. A short run has each network and each codec once.

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -176,7 +177,11 @@ func (c *Client) pollSame(ctx context.Context, space engine.Space, what store.Wa
 	err = c.wait(ctx, wait, r, func(w *waiter) (err error) {
 		another = *identity != 0 && w.identity != *identity
 		*identity = w.identity
-		events, next, err = parseEvents(w.keep(w.resp.result))
+		if events, next, err = parseEvents(w.resp.result); err == nil {
+			for i := range events { // each its own, so that one may be kept without the others
+				events[i].Value = bytes.Clone(events[i].Value)
+			}
+		}
 		return err
 	})
 	if another {

@@ -195,6 +195,15 @@ func DecodeOp(b []byte) (engine.Op, once.ID, error) {
 	return op, id, nil
 }
 
+// DecodeTxn is DecodeOp for a transaction. For what is none it returns ErrMalformed,
+// at little cost.
+func DecodeTxn(b []byte) (engine.Op, once.ID, error) {
+	if len(b) == 0 || b[0]&^hasID != byte(engine.Transact) {
+		return engine.Op{}, once.ID{}, ErrMalformed
+	}
+	return DecodeOp(b)
+}
+
 // AppendTick appends a tick, which is a log entry of its own.
 func AppendTick(b []byte, t Tick) []byte {
 	b = append(b, typeTick)

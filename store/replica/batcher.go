@@ -262,7 +262,8 @@ func (b *batcher) work(slot uint64) {
 func (b *batcher) take(slot, seq uint64) (f *flight, batch []*call, low [command.MaxSlots]uint64, void []command.Voided) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for b.mu.since[slot] = (time.Time{}); ; {
+	b.mu.since[slot] = time.Time{} // it waits
+	for {
 		switch {
 		case len(b.mu.queue) == 0:
 			if b.mu.closed {

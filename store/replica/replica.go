@@ -306,6 +306,24 @@ func (s *Store) GetEntry(ctx context.Context, key string) (store.Entry, bool, er
 	if err != nil {
 		return store.Entry{}, false, err
 	}
+	return entry(db, key)
+}
+
+// GetEntryStale is GetEntry of what this member knows.
+func (s *Store) GetEntryStale(ctx context.Context, key string) (store.Entry, bool, error) {
+	if err := ops.CheckRead(ctx, key); err != nil {
+		return store.Entry{}, false, err
+	}
+	if s.phase.Load() != phaseCurrent {
+		if err := s.current(ctx); err != nil {
+			return store.Entry{}, false, err
+		}
+	}
+	return entry(s.machine.db.Load(), key)
+}
+
+// entry returns a copy of what is known of key.
+func entry(db engine.Engine, key string) (store.Entry, bool, error) {
 	e, ok := db.Entry(engine.Keys, key)
 	if ok {
 		e.Key, e.Value = key, ops.Clone(e.Value)

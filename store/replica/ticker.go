@@ -39,8 +39,8 @@ type ticker struct {
 		lastTry  time.Duration // when a tick was last proposed
 		tried    bool          // lastTry is set
 
-		// If the worker is asleep it wakes at until. What changes less than
-		// minTick before that does not wake it: it would tick no earlier.
+		// If the worker is asleep it wakes at until. What changes less than minTick
+		// before that does not wake it: a tick comes that much later at most.
 		asleep bool
 		until  time.Duration
 
