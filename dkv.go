@@ -94,7 +94,7 @@ func (db *DB) listen(opts Options) error {
 	if len(opts.Listen) == 0 {
 		return nil
 	}
-	db.server = transport.NewServer(transport.ServerOptions{Tokens: opts.Tokens})
+	db.server = transport.NewServer(transport.ServerOptions{Tokens: opts.Tokens, Codecs: opts.Codecs})
 	db.server.Handle(opts.Shard, db.backend)
 	for _, endpoint := range opts.Listen {
 		l, err := transport.Listen(endpoint, transport.ListenOptions{TLS: opts.TLS, Insecure: opts.Insecure})
@@ -241,6 +241,7 @@ type (
 	Token  = transport.Token
 	Right  = transport.Right
 	Secret = transport.Secret
+	Codec  = transport.Codec
 
 	Owner      = lock.Owner
 	Lock       = lock.Lock

@@ -59,6 +59,11 @@ type Options struct {
 	Tokens []Token
 	Token  Secret
 
+	// Codecs are the forms of messages that Listen accepts; the endpoints of a client
+	// name others than binary as in "tcp://host:port?codec=json". Default: binary and
+	// JSON.
+	Codecs []Codec
+
 	// Logger gets what an operator may want to know. Default: nothing is
 	// logged; dkv writes nothing to stdout or stderr.
 	Logger *slog.Logger
@@ -103,6 +108,7 @@ func (o Options) validate() error {
 			{"SnapshotBytes", o.SnapshotBytes != 0},
 			{"MaxBytes", o.MaxBytes != 0},
 			{"Tokens", len(o.Tokens) > 0},
+			{"Codecs", len(o.Codecs) > 0},
 			{"Engine", o.Engine.New != nil || o.Engine.Load != nil},
 		} {
 			if field.set {
@@ -137,6 +143,7 @@ func (o Options) validate() error {
 			{"TLS", o.TLS != nil},
 			{"Insecure", o.Insecure},
 			{"Tokens", len(o.Tokens) > 0},
+			{"Codecs", len(o.Codecs) > 0},
 		} {
 			if field.set {
 				faults = append(faults, fmt.Sprintf(why, field.name))

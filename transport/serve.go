@@ -328,7 +328,7 @@ func (c *served) room(req request) chan struct{} {
 
 // workerPatience is how long a goroutine that has carried out a request waits for
 // another one. A new one would have to grow its stack anew.
-const workerPatience = time.Second
+const workerPatience = 100 * time.Millisecond
 
 // run has a goroutine call f, one that waits if there is one.
 func (c *served) run(f func()) {

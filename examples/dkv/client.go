@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"dkv"
+	"dkv/transport"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,7 +21,9 @@ type clientFlags struct {
 	timeout   seconds
 	tls       tlsFlags
 	useTLS    bool
+	insecure  bool
 	token     secret
+	codec     string
 }
 
 const (
@@ -34,24 +38,33 @@ func (c *clientFlags) register(flags *pflag.FlagSet, shard uint64) {
 		"the servers, as host:port, tcp://host:port, http://host:port or unix:///path, separated by commas; also --endpoints")
 	secondsVar(flags, &c.timeout, "timeout", 5*time.Second, "how long to wait, as 10 or 10s")
 	flags.Var(&c.token, "token", "what shows the servers who this is; better in DKV_TOKEN, where others do not see it")
+	flags.BoolVar(&c.insecure, "insecure", false, "send the token to other hosts without encryption, for all on the way to see")
+	flags.StringVar(&c.codec, "serializer", "binary", "form of the messages: binary, json or gob")
 	flags.BoolVar(&c.useTLS, "tls", false, "encrypt connections; the --tls- flags imply it")
 	c.tls.register(flags, "this client's certificate, if the servers want one", "the authorities that the servers' certificates are of; default: those of the system")
 }
 
 // open makes a client, which does not connect before it is used.
 func (c *clientFlags) open() (*dkv.DB, error) {
+	codec, err := transport.ParseCodec(c.codec)
+	if err != nil {
+		return nil, usage(fmt.Errorf("--serializer: %w", err))
+	}
 	endpoints := make([]string, len(c.endpoints))
 	for i, e := range c.endpoints {
 		var err error
 		if endpoints[i], err = clientEndpoint(e); err != nil {
 			return nil, fmt.Errorf("--transport-endpoints: %w", err)
 		}
+		if codec != transport.Binary && !strings.Contains(endpoints[i], "?") {
+			endpoints[i] += "?codec=" + codec.String()
+		}
 	}
 	conf, err := c.tls.client(c.useTLS)
 	if err != nil {
 		return nil, usage(err)
 	}
-	return dkv.Open(dkv.Options{Connect: endpoints, Shard: c.shard, Token: c.token.Secret, TLS: conf})
+	return dkv.Open(dkv.Options{Connect: endpoints, Shard: c.shard, Token: c.token.Secret, TLS: conf, Insecure: c.insecure})
 }
 
 // use has f use a client, which it closes.

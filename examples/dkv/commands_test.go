@@ -189,3 +189,15 @@ func read(t *testing.T, file string) string {
 	}
 	return string(text)
 }
+
+func TestMessagesOfAllForms(t *testing.T) {
+	s := serve(t, "--serializer=gob")
+	for _, form := range []string{"binary", "json", "gob"} {
+		expect(t, "set=true", 0, "kv", "set", "--endpoints="+s.endpoint, "--serializer="+form, "k", form)
+		expect(t, "found=true, value="+form, 0, "kv", "get", "--endpoints="+s.endpoint, "k")
+	}
+	o := runCLI(t, "kv", "get", "--endpoints="+s.endpoint, "--serializer=xml", "k")
+	if o.code != 2 || !strings.Contains(o.stderr, "--serializer") {
+		t.Errorf("%+v", o)
+	}
+}

@@ -24,6 +24,7 @@ type nodeConfig struct {
 	dir     string
 	shards  []shard
 	tokens  []dkv.Token
+	codec   transport.Codec // to be accepted beside the usual ones
 	listen  listenOptions
 }
 
@@ -37,7 +38,10 @@ type node struct {
 
 // openNode opens the stores of all shards. Nobody can reach them before listen.
 func openNode(c nodeConfig, log *slog.Logger) (*node, error) {
-	n := &node{server: transport.NewServer(transport.ServerOptions{Tokens: c.tokens}), opts: c.listen}
+	n := &node{server: transport.NewServer(transport.ServerOptions{
+		Tokens: c.tokens,
+		Codecs: []transport.Codec{transport.Binary, transport.JSON, c.codec},
+	}), opts: c.listen}
 	if slices.ContainsFunc(c.shards, func(s shard) bool { return !s.kind.local() }) {
 		group, err := dkv.Open(dkv.Options{Dir: c.dir, Node: c.node, Members: c.members, Logger: log})
 		if err != nil {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"dkv/transport"
+
 	"github.com/spf13/cobra"
 )
 
@@ -71,7 +73,7 @@ The log goes to the standard error output, with --json as JSON.`,
 	flags.StringVar(&f.node, "replica-id", "", "name of this server among the cluster's members")
 	flags.StringVar(&f.members, "cluster-members", "", "all servers of the cluster as name=host:port of their Raft ports, separated by commas, the same on each; default: no others")
 	flags.StringVar(&f.dir, "data-dir", "data", "directory of the replicated or durable shards")
-	flags.StringVar(&f.serializer, "serializer", "binary", "accepted, and has no effect: binary, json or gob")
+	flags.StringVar(&f.serializer, "serializer", "binary", "messages to accept beside binary and json ones: binary, json or gob; gob is not made for strangers")
 	flags.StringVar(&f.transport, "transport", "tcp", "transport of endpoints without a scheme: tcp, http or unix")
 	flags.StringSliceVar(&f.endpoints, "transport-endpoint", []string{":8080"}, "where to listen, as host:port, tcp://host:port, http://host:port or unix:///path, separated by commas")
 	flags.IntVar(&f.workers, "transport-workers", 0, "accepted, and has no effect: a connection has as many requests under way as its client sends")
@@ -88,7 +90,7 @@ The log goes to the standard error output, with --json as JSON.`,
 }
 
 // withoutEffect are the flags that are accepted for those who are used to them.
-var withoutEffect = []string{"serializer", "transport-workers"}
+var withoutEffect = []string{"transport-workers"}
 
 // parse checks all flags, and tells every fault at once.
 func (f *serveFlags) parse() error {
@@ -106,8 +108,8 @@ func (f *serveFlags) parse() error {
 	if members := f.nodeConfig.members; members[f.node] == "" && members != nil {
 		check("replica-id", fmt.Errorf("%q is not among the --cluster-members %s", f.node, strings.Join(slices.Sorted(maps.Keys(members)), ", ")))
 	}
-	if !slices.Contains([]string{"binary", "json", "gob"}, f.serializer) {
-		check("serializer", fmt.Errorf("%q is not binary, json or gob", f.serializer))
+	if f.codec, err = transport.ParseCodec(f.serializer); err != nil {
+		check("serializer", err)
 	}
 	if len(f.endpoints) == 0 {
 		check("transport-endpoint", errors.New("there is none"))
