@@ -144,6 +144,13 @@ func (s *Server) Handle(shard uint64, b Backend) {
 	s.mu.shards[shard] = b
 }
 
+// Shard returns the store that has a number, nil if none has.
+func (s *Server) Shard(number uint64) Backend {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.shards[number]
+}
+
 // Shards returns the stores by their numbers.
 func (s *Server) Shards() map[uint64]Backend {
 	s.mu.Lock()

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"dkv/store"
+	"dkv/transport"
 )
 
 func TestPageOfAnotherSiteCannotWrite(t *testing.T) {
@@ -45,7 +47,9 @@ func TestAuthorizeIsAskedBeforeEachOperation(t *testing.T) {
 		{"POST", "locks/l?ttl=1s", "", []Access{{Key: "l", Lock: true, Write: true}}},
 		{"PUT", "locks/l?ttl=1s&" + owner, "", []Access{{Key: "l", Lock: true, Write: true}}},
 		{"DELETE", "locks/l?" + owner, "", []Access{{Key: "l", Lock: true, Write: true}}},
-		{"GET", "info", "", []Access{{Info: true}}},
+		{"GET", "info", "", nil},
+		{"GET", "nothing", "", nil},
+		{"POST", "txn", "{}", nil},
 		{
 			"POST", "txn",
 			`{"if":[{"kind":"exists","key":"a"},{"kind":"lock","key":"l","token":1}],
@@ -53,6 +57,7 @@ func TestAuthorizeIsAskedBeforeEachOperation(t *testing.T) {
 			[]Access{{Key: "a"}, {Key: "l", Lock: true}, {Key: "b"}, {Key: "c", Write: true}},
 		},
 	} {
+		c.want = append([]Access{{Info: true}}, c.want...)
 		for i := range c.want {
 			c.want[i].Shard = 1
 		}
@@ -76,5 +81,87 @@ func TestAuthorizeIsAskedBeforeEachOperation(t *testing.T) {
 	}
 	if r := s.want(200, "GET", "/v1/shards", ""); r.body != `{"shards":[]}`+"\n" {
 		t.Error(r.body)
+	}
+}
+
+// unread is a body that does not end.
+type unread struct{ t *testing.T }
+
+func (b unread) Read(p []byte) (int, error) {
+	b.t.Error("the body is read")
+	return 0, errors.New("it does not come")
+}
+
+func TestBodiesOfStrangersAreNotRead(t *testing.T) {
+	server := transport.NewServer(transport.ServerOptions{Tokens: []transport.Token{{
+		Secret: "reader", Rights: []transport.Right{{Shard: 1}},
+	}}})
+	defer server.Close()
+	server.Handle(1, memory(t))
+	h := ForServer(server)
+	defer h.Close()
+	for _, c := range []struct {
+		method, target, token string
+		status                int
+	}{
+		{"POST", "txn", "", 401},
+		{"POST", "txn", "wrong", 401},
+		{"PUT", "keys/k", "", 401},
+		{"PUT", "keys/k", "reader", 403},
+	} {
+		r := httptest.NewRequest(c.method, "/v1/shards/1/"+c.target, unread{t})
+		r.Header.Set("Authorization", "Bearer "+c.token)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != c.status {
+			t.Errorf("%+v: %d %s", c, w.Code, w.Body)
+		}
+	}
+}
+
+func TestTokenIsShownAsABearer(t *testing.T) {
+	server := transport.NewServer(transport.ServerOptions{Tokens: []transport.Token{{
+		Secret: "secret", Rights: []transport.Right{{Shard: 1}},
+	}}})
+	defer server.Close()
+	server.Handle(1, memory(t))
+	h := ForServer(server)
+	defer h.Close()
+	for header, status := range map[string]int{
+		"Bearer secret": 200, "bearer secret": 200, "BEARER  secret": 200,
+		"secret": 401, " secret": 401, "Basic secret": 401, "Bearersecret": 401, "Bearer": 401, "Bearer Bearer secret": 401, "": 401,
+	} {
+		r := httptest.NewRequest("GET", "/v1/shards/1/info", nil)
+		r.Header.Set("Authorization", header)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != status {
+			t.Errorf("%q: %d %s", header, w.Code, w.Body)
+		}
+	}
+}
+
+func TestStoreThatTheServerGetsLaterIsServed(t *testing.T) {
+	server := transport.NewServer(transport.ServerOptions{})
+	defer server.Close()
+	h := ForServer(server)
+	defer h.Close()
+	get := func(target string) string {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+		return fmt.Sprint(w.Code, " ", w.Body)
+	}
+	if got := get("/v1/shards/7/keys"); !strings.HasPrefix(got, "404 ") {
+		t.Error(got)
+	}
+	server.Handle(7, memory(t))
+	for target, want := range map[string]string{
+		"/v1/shards/7/keys": `200 {"entries":[],"revision":0}`,
+		"/v1/shards":        `200 {"shards":[7]}`,
+		"/readyz":           `200 {"ready":true,"shards":{"7":"ready"}}`,
+	} {
+		if got := get(target); got != want+"\n" {
+			t.Errorf("%s: %s, want %s", target, got, want)
+		}
 	}
 }

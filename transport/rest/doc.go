@@ -160,7 +160,8 @@
 //
 //   - 400 for what is malformed or out of its limits, parameters that are not known
 //     included
-//   - 401, 403 for what is not allowed, and for a browser on another site's behalf
+//   - 401, 403 for what is not allowed, and for a browser on another site's behalf;
+//     who has no right to a shard is not told whether there is one
 //   - 404 for a key, lock, shard or resource that is not there; 405
 //   - 409 for a lock that is taken or not held, and add on what is not a number
 //   - 410 for a watch from what is not remembered any longer

@@ -29,13 +29,15 @@ const (
 // How long a client may take to send a request and to read the response is for
 // [http.Server] to say: a handler bounds only what a watch takes.
 type Handler struct {
-	// Authorize, unless it is nil, is asked before each operation, once for each
-	// key of a transaction, and has it refused if it returns an error. The status
-	// is 403, or that of a store.Error, like 401 of
-	// store.ErrUnauthenticated. It is set before the first request.
+	// Authorize, unless it is nil, is asked before each operation, and has it refused
+	// if it returns an error: for the shard first, with Access.Info, be there such a
+	// shard or not, and then for the key, or for each key of a transaction. The status
+	// is 403, or that of a store.Error, like 401 of store.ErrUnauthenticated. It is
+	// set before the first request.
 	Authorize func(r *http.Request, a Access) error
 
-	shards      map[uint64]transport.Backend
+	find        func(shard uint64) transport.Backend // nil if there is none
+	shards      func() map[uint64]transport.Backend  // all of them
 	crossOrigin *http.CrossOriginProtection
 	heartbeat   time.Duration // of watches
 	requests    chan struct{} // has room for maxRequests
@@ -59,14 +61,15 @@ type Access struct {
 	Key    string // or what all keys begin with, if Prefix
 	Prefix bool   // a scan, or a watch of several keys
 	Write  bool
-	Info   bool // the shard's info, and nothing else
+	Info   bool // the shard's info, and to be told whether there is the shard
 }
 
 // NewHandler returns a handler for some stores, by the numbers of their shards. They
 // are closed by others, after the handler.
 func NewHandler(shards map[uint64]transport.Backend) *Handler {
 	h := &Handler{
-		shards:      shards,
+		find:        func(shard uint64) transport.Backend { return shards[shard] },
+		shards:      func() map[uint64]transport.Backend { return shards },
 		crossOrigin: http.NewCrossOriginProtection(),
 		heartbeat:   heartbeat,
 		requests:    make(chan struct{}, maxRequests),
@@ -278,9 +281,13 @@ func (c *call) route() (route, error) {
 	if rest, ok := strings.CutPrefix(path, "/v1/shards/"); ok {
 		number, rest, _ := strings.Cut(rest, "/")
 		if c.shard, found = parseShard(number); found {
-			c.store, found = c.shards[c.shard]
+			// A stranger learns nothing of the shard, and takes no room.
+			if err := c.authorize(Access{Info: true}); err != nil {
+				return route{}, err
+			}
+			c.store = c.find(c.shard)
 		}
-		if !found {
+		if c.store == nil {
 			return route{}, &statusError{http.StatusNotFound, fmt.Sprintf("there is no shard %.30q here", number)}
 		}
 		kind, name, named := strings.Cut(rest, "/")

@@ -7,13 +7,14 @@ import (
 	"dkv/transport"
 )
 
-// ForServer returns a handler for the stores of a server, to be given to its StartHTTP,
-// which closes it. A request shows its token as "Authorization: Bearer SECRET".
+// ForServer returns a handler for the stores of a server, those too that it gets later,
+// to be given to its StartHTTP, which closes it. A request shows its token as
+// "Authorization: Bearer SECRET".
 func ForServer(s *transport.Server) *Handler {
-	h := NewHandler(s.Shards())
+	h := NewHandler(nil)
+	h.find, h.shards = s.Shard, s.Shards
 	h.Authorize = func(r *http.Request, a Access) error {
-		secret, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		_, access, err := s.Open(a.Shard, transport.Secret(secret))
+		_, access, err := s.Open(a.Shard, bearer(r))
 		switch {
 		case err != nil:
 			return err
@@ -25,4 +26,13 @@ func ForServer(s *transport.Server) *Handler {
 		return access.Key(a.Key, a.Write)
 	}
 	return h
+}
+
+// bearer is the token that a request shows, "" if there is none.
+func bearer(r *http.Request) transport.Secret {
+	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return transport.Secret(strings.TrimLeft(secret, " "))
 }

@@ -36,6 +36,12 @@ func TestListenersAnswerHTTPByTheRightsOfTokens(t *testing.T) {
 		{"wrong", "GET", "/v1/shards/100/keys/a", 401},
 		{"elsewhere", "GET", "/v1/shards/100/keys/a", 403},
 		{"elsewhere", "GET", "/v1/shards/7/keys/a", 404},
+		{"", "GET", "/v1/shards/7/keys/a", 401},
+		{"writer", "GET", "/v1/shards/7/keys/a", 403},
+		{"", "GET", "/v1/shards/100/nothing", 401},
+		{"", "POST", "/v1/shards/100/txn", 401},
+		{"elsewhere", "POST", "/v1/shards/100/txn", 403},
+		{"reader", "POST", "/v1/shards/100/txn", 200},
 		{"writer", "PUT", "/v1/shards/100/keys/a", 204},
 		{"writer", "PUT", "/v1/shards/100/keys/b", 403},
 		{"writer", "GET", "/v1/shards/100/keys", 403},
@@ -52,8 +58,11 @@ func TestListenersAnswerHTTPByTheRightsOfTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.method == "PUT" {
+		switch {
+		case c.method == "PUT":
 			req.Body = io.NopCloser(strings.NewReader("v"))
+		case strings.HasSuffix(c.path, "/txn"):
+			req.Body = io.NopCloser(strings.NewReader("{}"))
 		}
 		if c.token != "" {
 			req.Header.Set("Authorization", "Bearer "+c.token)
