@@ -32,7 +32,8 @@ func (s *Server) StartHTTP(l net.Listener, h http.Handler) {
 	if h == nil {
 		h = http.NotFoundHandler()
 	}
-	hs := &httpListener{ctx: s.ctx, done: make(chan struct{})}
+	hs := &httpListener{listener: l, ctx: s.ctx, done: make(chan struct{})}
+	hs.mu.silent = make(map[net.Conn]struct{})
 	hs.server = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == ConnectPath {
@@ -46,6 +47,7 @@ func (s *Server) StartHTTP(l net.Listener, h http.Handler) {
 		IdleTimeout:       idleLimit,
 		MaxHeaderBytes:    64 << 10,                   // a key takes three times its bytes
 		ErrorLog:          log.New(io.Discard, "", 0), // the host program's output is its own
+		ConnState:         hs.watch,
 	}
 	if c, ok := h.(io.Closer); ok {
 		hs.handler = c
@@ -59,11 +61,18 @@ func (s *Server) StartHTTP(l net.Listener, h http.Handler) {
 
 // httpListener is a listener with the HTTP server that has it.
 type httpListener struct {
-	server  *http.Server
-	handler io.Closer       // nil if the handler need not be closed
-	ctx     context.Context // of the server that it is part of
-	once    sync.Once
-	done    chan struct{} // closed when no request is under way
+	listener net.Listener // the server knows it only while it serves
+	server   *http.Server
+	handler  io.Closer       // nil if the handler need not be closed
+	ctx      context.Context // of the server that it is part of
+	once     sync.Once
+	done     chan struct{} // closed when no request is under way
+
+	mu struct {
+		sync.Mutex
+		stopped bool
+		silent  map[net.Conn]struct{} // connections without a whole request as yet
+	}
 }
 
 func (l *httpListener) stop() {
@@ -74,13 +83,42 @@ func (l *httpListener) stop() {
 			if l.handler != nil {
 				closing.Go(func() { l.handler.Close() })
 			}
+			l.hangUp()
 			l.server.Shutdown(l.ctx)
 			closing.Wait()
 		}()
 	})
 }
 
-func (l *httpListener) Close() error { return l.server.Close() }
+func (l *httpListener) Close() error {
+	l.listener.Close()
+	return l.server.Close()
+}
+
+// watch is told of what becomes of connections.
+func (l *httpListener) watch(conn net.Conn, state http.ConnState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(l.mu.silent, conn)
+	case l.mu.stopped:
+		conn.Close()
+	default:
+		l.mu.silent[conn] = struct{}{}
+	}
+}
+
+// hangUp closes the connections that have not asked for anything, those to come too.
+// Shutdown waits for them: it takes them for idle only after 5 s.
+func (l *httpListener) hangUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.stopped = true
+	for conn := range l.mu.silent {
+		conn.Close()
+	}
+}
 
 // upgrade has a connection go on with dkv's own protocol.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {

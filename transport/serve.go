@@ -20,7 +20,9 @@ import (
 
 // serve answers one connection.
 func (s *Server) serve(conn net.Conn) {
-	conn.SetDeadline(time.Now().Add(helloTimeout))
+	if !s.setDeadline(conn, time.Now().Add(helloTimeout)) {
+		return
+	}
 	h, err := readClientHello(conn)
 	if _, otherVersion := err.(*versionError); otherVersion {
 		conn.Write(preamble)

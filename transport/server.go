@@ -260,13 +260,17 @@ func (s *Server) accept(l net.Listener) {
 }
 
 // letIn lifts the deadline for the hello, unless the server closes.
-func (s *Server) letIn(conn net.Conn) bool {
+func (s *Server) letIn(conn net.Conn) bool { return s.setDeadline(conn, time.Time{}) }
+
+// setDeadline sets a deadline, unless the server closes: then the connection has
+// another one, which is to stay.
+func (s *Server) setDeadline(conn net.Conn, at time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
 		return false
 	}
-	conn.SetDeadline(time.Time{})
+	conn.SetDeadline(at)
 	return true
 }
 
