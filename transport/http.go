@@ -7,6 +7,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -120,8 +122,29 @@ func (l *httpListener) hangUp() {
 	}
 }
 
+// CheckHost returns an error if a request may be one of a page of another site, whose
+// name has been made to lead to this machine: it asks for a name that is not localhost,
+// has come by way of the loopback interface, without TLS, and the server has no tokens
+// to tell strangers by. Handlers of a server's stores ask it first; the answer to
+// such a request is 421.
+func (s *Server) CheckHost(r *http.Request) error {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if s.tokens != nil || r.TLS != nil || local == nil || !local.IP.IsLoopback() {
+		return nil
+	}
+	host := (&url.URL{Host: r.Host}).Hostname()
+	if _, err := netip.ParseAddr(host); err == nil || host == "" || strings.EqualFold(host, "localhost") {
+		return nil
+	}
+	return fmt.Errorf("a server without tokens goes by localhost or an address here, not by %.60q", host)
+}
+
 // upgrade has a connection go on with dkv's own protocol.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	if err := s.CheckHost(r); err != nil {
+		http.Error(w, err.Error(), http.StatusMisdirectedRequest)
+		return
+	}
 	if !strings.EqualFold(r.Header.Get("Upgrade"), upgradeTo) {
 		w.Header().Set("Upgrade", upgradeTo)
 		http.Error(w, "ask for it with the header Upgrade: "+upgradeTo, http.StatusUpgradeRequired)

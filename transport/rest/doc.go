@@ -168,6 +168,9 @@
 //   - 412 for a condition of a header that does not hold
 //   - 413 for a key of more than 4 KiB, a value of more than 8 MiB, and a transaction
 //     whose body is longer than 12 MiB
+//   - 421 for a Host that is neither localhost nor an address, on the loopback
+//     interface without TLS, if the server has no tokens: a browser may have been led
+//     there by a name of another site
 //   - 429 if too much is under way
 //   - 500 for a fault of the server, whose kind is unknown
 //   - 503 if no quorum answers in time, or the store is closed

@@ -38,6 +38,7 @@ type Handler struct {
 
 	find        func(shard uint64) transport.Backend // nil if there is none
 	shards      func() map[uint64]transport.Backend  // all of them
+	checkHost   func(r *http.Request) error          // nil: any host will do
 	crossOrigin *http.CrossOriginProtection
 	heartbeat   time.Duration // of watches
 	requests    chan struct{} // has room for maxRequests
@@ -122,6 +123,11 @@ type call struct {
 
 // answer carries the request out. It returns nil if it has been answered already.
 func (c *call) answer() (*answer, error) {
+	if c.checkHost != nil {
+		if err := c.checkHost(c.r); err != nil {
+			return nil, &statusError{http.StatusMisdirectedRequest, err.Error()}
+		}
+	}
 	if err := c.crossOrigin.Check(c.r); err != nil {
 		return nil, &statusError{http.StatusForbidden, err.Error()}
 	}

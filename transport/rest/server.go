@@ -12,7 +12,7 @@ import (
 // "Authorization: Bearer SECRET".
 func ForServer(s *transport.Server) *Handler {
 	h := NewHandler(nil)
-	h.find, h.shards = s.Shard, s.Shards
+	h.find, h.shards, h.checkHost = s.Shard, s.Shards, s.CheckHost
 	h.Authorize = func(r *http.Request, a Access) error {
 		_, access, err := s.Open(a.Shard, bearer(r))
 		switch {

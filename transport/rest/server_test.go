@@ -105,3 +105,32 @@ func TestCloseEndsWatchesOverHTTP(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPageWhoseNameLeadsHereReadsAndWritesNothing: to a browser it is all one site.
+func TestPageWhoseNameLeadsHereReadsAndWritesNothing(t *testing.T) {
+	db, err := dkv.Open(dkv.Options{Listen: []string{"http://127.0.0.1:0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	for _, method := range []string{"GET", "PUT"} {
+		for host, want := range map[string]bool{"elsewhere.example": false, "localhost": true} {
+			req, err := http.NewRequest(method, "http://"+db.Addrs()[0].String()+"/v1/shards/0/keys/k", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = host
+			req.Header.Set("Sec-Fetch-Site", "same-origin")
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if got := resp.StatusCode != http.StatusMisdirectedRequest; got != want {
+				t.Errorf("%s of %s: %d", method, host, resp.StatusCode)
+			}
+		}
+	}
+}
