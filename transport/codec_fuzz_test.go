@@ -117,7 +117,7 @@ func genRequest(t *rapid.T) request {
 	case methodScanNext, methodScanStop, methodCancel:
 		r.arg = appendScan(nil, genRevision(t))
 	case methodPoll:
-		space := engine.Space(rapid.IntRange(0, int(engine.Spaces)-1).Draw(t, "space"))
+		space := engine.Space(rapid.IntRange(0, int(engine.Locks)).Draw(t, "space"))
 		r.arg = poll{space, store.Watch{Key: genKey(t), Prefix: genKey(t), From: store.Revision(genRevision(t))}, genTime(t)}.append(nil)
 	case methodAwaitLock:
 		at := store.LockPlace{Number: genRevision(t), At: store.Revision(genRevision(t))}

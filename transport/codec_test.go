@@ -91,7 +91,7 @@ func messages() (all []message) {
 	request(methodScan, appendRange(nil, store.Range{Prefix: "p", From: "pa", To: "pz", After: "pb", Reverse: true, KeysOnly: true, Limit: 10}))
 	request(methodScanNext, appendScan(nil, 6))
 	request(methodScanStop, appendScan(nil, 6))
-	request(methodPoll, poll{engine.Waiters, store.Watch{Prefix: "k", From: 300}, time.Minute}.append(nil))
+	request(methodPoll, poll{engine.Locks, store.Watch{Prefix: "k", From: 300}, time.Minute}.append(nil))
 	request(methodAwaitLock, await{"k", owner, store.LockPlace{Number: 7, At: 9}, time.Minute}.append(nil))
 	request(methodCancel, binary.AppendUvarint(nil, 6))
 

@@ -225,6 +225,8 @@ func TestProtocolConnectionStaysAfterAnError(t *testing.T) {
 		{methodScanNext, []byte{0x80, 0}, malformed},                  // a number in a long form
 		{methodScanNext, []byte{1}, 1},                                // there is no such scan
 		{methodScanStop, []byte{1}, 0},                                // but it can be given up
+		{methodPoll, []byte{2, 0, 1, 0, 0}, malformed},                // a space of the servers' own
+		{methodPoll, []byte{3, 0, 1, 0, 0}, malformed},                // another one
 		{methodPoll, []byte{4, 0, 1, 0, 0}, malformed},                // an unknown space
 		{methodPoll, []byte{0, 0, 1, 1, 'a', 1, 'a'}, 12},             // a key and a prefix
 		{methodPoll, []byte{0, 0, 9, 0, 0}, 18},                       // a revision beyond the next

@@ -172,7 +172,7 @@ func examples() map[string]example {
 		awaited     = await{"job", owner, store.LockPlace{Waiting: true, Number: 9, At: 11}, 3 * sec}
 		held        = store.LockPlace{Held: true, Token: 12}
 		waiting     = store.LockPlace{Waiting: true, Number: 9, At: 13}
-		holder      = store.LockHolder{Owner: worker, Token: 12}
+		holder      = nameless(store.LockHolder{Owner: worker, Token: 12})
 		entry       = store.Entry{Key: "color", Value: blue, Revision: 300, ExpireIn: sec, DeleteIn: min}
 		listed      = []store.Entry{
 			{Key: "color", Value: blue, Revision: 300},

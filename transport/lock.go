@@ -1,13 +1,16 @@
 package transport
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"dkv/internal/field"
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 // await is what a client asks for: the time to wait (uvarint, in nanoseconds), the
@@ -90,6 +93,31 @@ func appendHolder(b []byte, h store.LockHolder, ok bool) []byte {
 	return append(b, h.Owner...)
 }
 
+// nameless returns who holds a lock with zeros for what it is known by: who knows that can
+// release the lock.
+func nameless(h store.LockHolder) store.LockHolder {
+	h.Owner = blank(h.Owner)
+	return h
+}
+
+// namelessEvents is nameless for the events of a space.
+func namelessEvents(space engine.Space, events []store.Event) []store.Event {
+	if space != engine.Locks {
+		return events
+	}
+	events = slices.Clone(events) // they may be shared with other watches
+	for i := range events {
+		events[i].Value = blank(events[i].Value)
+	}
+	return events
+}
+
+func blank(owner []byte) []byte {
+	owner = bytes.Clone(owner)
+	clear(owner[:min(len(owner), store.OwnerSize)])
+	return owner
+}
+
 func parseHolder(b []byte) (h store.LockHolder, ok bool, err error) {
 	b, ok, err = cutFound(b)
 	if err == nil && !ok && len(b) > 0 {
@@ -120,7 +148,8 @@ func (c *Client) AwaitLock(ctx context.Context, key string, owner []byte, at sto
 	return place, err
 }
 
-// LockHolder implements lock.Backend.
+// LockHolder implements lock.Backend. A server does not tell what the holder is known by:
+// the first bytes of the owner are zeros.
 func (c *Client) LockHolder(ctx context.Context, key string) (h store.LockHolder, ok bool, err error) {
 	err = c.read(ctx, methodLockHolder, key, func(w *waiter) (err error) {
 		h, ok, err = parseHolder(w.resp.result)

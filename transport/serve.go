@@ -463,7 +463,7 @@ func (c *served) do(ctx context.Context, b []byte, req request, scan scanRequest
 		}
 		events, next, err := c.backend.Poll(ctx, p.space, p.what, min(p.wait, maxPollWait), pageBytes)
 		c.polled <- struct{}{}
-		return appendEvents(b, events, next), err
+		return appendEvents(b, namelessEvents(p.space, events), next), err
 	case methodAwaitLock:
 		a, err := parseAwait(req.arg)
 		if err != nil {
@@ -473,7 +473,7 @@ func (c *served) do(ctx context.Context, b []byte, req request, scan scanRequest
 		return appendPlace(b, place), err
 	case methodLockHolder:
 		h, ok, err := c.backend.LockHolder(ctx, string(req.arg))
-		return appendHolder(b, h, ok), err
+		return appendHolder(b, nameless(h), ok), err
 	case methodScan, methodScanNext, methodScanStop:
 		page, err := scan(ctx)
 		return append(b, page...), err

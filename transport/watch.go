@@ -53,7 +53,7 @@ func parsePoll(b []byte) (poll, error) {
 	p.what.From = store.Revision(f.Uvarint())
 	p.what.Key = string(f.Bytes(store.MaxKeySize))
 	p.what.Prefix = string(f.Bytes(store.MaxKeySize))
-	if !f.Complete() || p.space >= engine.Spaces {
+	if !f.Complete() || p.space > engine.Locks { // the others tell who shares a lock or waits
 		return poll{}, errProtocol
 	}
 	return p, nil

@@ -436,7 +436,7 @@ def locks(c, other):
     place = other.write(JOIN, name, space=1, value=second, delete=ttl)
     expect((place.done, place.number > 0), (False, True), "join of who waits")
     r = c.conn.call(LOCK_HOLDER, name)
-    expect((r.byte(), r.uvarint(), r.rest()), (1, held.revision, first + b"worker"), "lock holder")
+    expect((r.byte(), r.uvarint(), r.rest()), (1, held.revision, bytes(8) + b"worker"), "lock holder")
     expect(c.write(RENEW, name, space=1, value=first, delete=ttl).revision, held.revision, "renew")
     renewed = other.write(RENEW, name, space=1, value=second, revision=place.number, delete=ttl)
     expect((renewed.done, renewed.number), (False, place.number), "renew of who waits")
