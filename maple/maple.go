@@ -121,7 +121,15 @@ func (db *DB) Entry(space engine.Space, key string) (store.Entry, bool) {
 	if r == nil {
 		return store.Entry{}, false
 	}
-	return r.entry(db.reading(0, r))
+	for {
+		now := db.reading(0, r)
+		e, ok := r.entry(now)
+		if db.clock != nil || db.reading(0, r) == now {
+			return e, ok
+		}
+		// A tick has come meanwhile: the deadlines may be as it has told them, and
+		// the time that is left until then is not that from before it.
+	}
 }
 
 // Now is the reading of the clock that deadlines are compared with.

@@ -262,3 +262,38 @@ func TestNoDeadlineIsForgottenWhateverLooksAtTheReminders(t *testing.T) {
 		}
 	}
 }
+
+// TestTimeLeftIsNeverMoreThanWasAskedFor has keys looked at while the ticks come from
+// which their deadlines count.
+func TestTimeLeftIsNeverMoreThanWasAskedFor(t *testing.T) {
+	db := New(engine.Options{})
+	const expireIn, deleteIn = time.Hour, 2 * time.Hour
+	var number atomic.Int64
+	key := func(n int64) string { return fmt.Sprint("key ", n) }
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				e, ok := db.Entry(engine.Keys, key(number.Load()))
+				if ok && (e.ExpireIn > expireIn || e.DeleteIn > deleteIn) {
+					t.Errorf("%s expires in %v and is deleted in %v", e.Key, e.ExpireIn, e.DeleteIn)
+					return
+				}
+			}
+		})
+	}
+	for n := range int64(20_000) {
+		set(db, key(n), "value", expireIn, deleteIn)
+		number.Store(n)
+		db.Tick(10*time.Microsecond, 0)
+		db.Tick(10*time.Microsecond, 5*time.Microsecond)
+	}
+	close(stop)
+	wg.Wait()
+}

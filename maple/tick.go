@@ -88,6 +88,7 @@ func (db *DB) Tick(elapsed, lag time.Duration) {
 	now := db.ticked.Load()
 	es := db.epochs.Load()
 	base := add(now, int64(lag))
+	db.ticked.Store(add(now, int64(elapsed))) // before what follows from it, see Entry
 	es.settling.base.Store(base)
 	for space, records := range es.settling.pending {
 		t := db.spaces[space].table
@@ -106,7 +107,6 @@ func (db *DB) Tick(elapsed, lag time.Duration) {
 	}
 	es.settling.pending = [engine.Spaces][]*record{}
 	db.epochs.Store(&epochs{settling: es.open, open: newEpoch(db.revision.Load())})
-	db.ticked.Store(add(now, int64(elapsed)))
 }
 
 // Unsettled tells what ticks a DB without a clock waits for; [engine.Engine] says
