@@ -122,6 +122,11 @@ func (c *Client) Close() error {
 // String does not tell the token, which fmt would find.
 func (c *Client) String() string { return fmt.Sprintf("client of %v", c.opts.Endpoints) }
 
+// Format has no verb look into the client.
+func (c *Client) Format(f fmt.State, verb rune) {
+	fmt.Fprintf(f, fmt.FormatString(f, verb), c.String())
+}
+
 // Live returns store.ErrClosed once Close has been called, else nil: a client
 // outlives its servers, and goes on when one of them is back.
 func (c *Client) Live() error {

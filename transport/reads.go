@@ -81,6 +81,7 @@ func (c *served) readTogether() {
 	} else {
 		ctx, g.cancel = context.WithCancel(c.ctx)
 	}
+	g.left = 0 // what was cancelled before is not counted
 	for i := range g.reads {
 		if !g.reads[i].cancelled {
 			g.left++

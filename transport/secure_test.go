@@ -270,13 +270,50 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// TestWhoMayWriteNothingMayNotEnrol: enrolments have the store forget those of others.
+func TestWhoMayWriteNothingMayNotEnrol(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	endpoint := serveOn(t, "tcp", s, ServerOptions{Tokens: []Token{
+		{"reader", []Right{{}, {Prefix: "a/"}}},
+		{"writer elsewhere", []Right{{}, {Shard: 7, Write: true}}},
+		{"writer", []Right{{}, {Prefix: "a/", Write: true}}},
+	}}, ListenOptions{})
+	ctx := background(t)
+	for secret, want := range map[Secret]error{
+		"reader": store.ErrForbidden, "writer elsewhere": store.ErrForbidden, "writer": nil,
+	} {
+		c, err := NewClient(ClientOptions{Endpoints: []string{endpoint}, Token: secret})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Enrol(ctx, 1); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", string(secret), err, want)
+		}
+		// What only reads needs no enrolment.
+		if _, err := c.Txn(ctx, store.Txn{Then: []store.Op{store.OpGet("k")}}); err != nil {
+			t.Errorf("%q: %v", string(secret), err)
+		}
+	}
+}
+
 func TestSecretsDoNotPrint(t *testing.T) {
 	const secret = "swordfish"
 	token := Token{Secret: secret, Rights: []Right{{Prefix: "p"}}}
-	opts := ClientOptions{Token: secret}
+	opts := ClientOptions{Endpoints: []string{"tcp://127.0.0.1:1"}, Token: secret}
+	client, err := NewClient(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server := NewServer(ServerOptions{Tokens: []Token{token}})
+	defer server.Close()
 	var out strings.Builder
-	for _, v := range []any{Secret(secret), token, &token, opts, []Token{token}} {
-		fmt.Fprintf(&out, "%v %+v %#v %s %q\n", v, v, v, v, v)
+	for _, v := range []any{Secret(secret), token, &token, opts, []Token{token}, client, server} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x", "%#x", "% X", "%t", "%c", "%20.3v"} {
+			fmt.Fprintf(&out, verb+"\n", v)
+		}
 		slog.New(slog.NewTextHandler(&out, nil)).Info("it", "v", v)
 		slog.New(slog.NewJSONHandler(&out, nil)).Info("it", "v", v)
 	}
@@ -285,8 +322,10 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.Write(j)
-	if strings.Contains(out.String(), secret) {
-		t.Error(out.String())
+	for _, form := range []string{"%s", "%x", "%X", "% x", "% X", "%d", "%c"} {
+		if form := fmt.Sprintf(form, []byte(secret)); strings.Contains(out.String(), form) {
+			t.Errorf("there is %q in %s", form, out.String())
+		}
 	}
 }
 

@@ -166,6 +166,12 @@ func (c *served) take(req request, own bool) bool {
 	case req.method == methodCancel:
 		c.cancelled(req.arg)
 		return true
+	case req.method == methodScanStop:
+		// It needs no slot: scans that are to be stopped may have taken them all. Nor
+		// does it wait, and the scan's first page does not either, for its turn.
+		c.cancelled(req.arg)
+		c.respond(c.answer(c.ctx, req, c.scans.receive(req)))
+		return true
 	case c.prompt && promptly(req.method):
 		c.now(req)
 		return true

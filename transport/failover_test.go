@@ -1,0 +1,309 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"dkv/internal/once"
+	"dkv/store"
+	"dkv/store/engine"
+	"dkv/store/local"
+)
+
+// startAt starts a server at an address that may have been another's until now.
+func startAt(t *testing.T, s *Server, address string, on func(net.Listener) net.Listener) (at string) {
+	t.Helper()
+	var l net.Listener
+	eventually(t, func() (err error) {
+		l, err = Listen("tcp://"+address, ListenOptions{})
+		return err
+	})
+	at = l.Addr().String()
+	if on != nil {
+		l = on(l)
+	}
+	s.Start(l)
+	t.Cleanup(func() { s.Close() })
+	return at
+}
+
+// connectToAll connects to all endpoints, so that each has its turn.
+func connectToAll(t *testing.T, endpoints ...string) *Client {
+	t.Helper()
+	c := connect(t, endpoints...)
+	c.servers.dialAll()
+	until(t, "all are connected to", func() bool { return len(c.servers.usual.Load().all) == len(endpoints) })
+	return c
+}
+
+func TestCallersWithoutADeadlineLeaveASilentServer(t *testing.T) {
+	t.Parallel()
+	c := connectToAll(t, deaf(t), serve(t, "tcp://127.0.0.1:0"))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer time.AfterFunc(20*time.Second, cancel).Stop()
+	var wg sync.WaitGroup
+	for i := range 4 { // half of them come to the silent one
+		wg.Go(func() {
+			if _, _, err := c.Get(ctx, fmt.Sprint(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestServerThatIsOnlySlowIsNotLeft: one that answers something, if not the request, is
+// there.
+func TestServerThatIsOnlySlowIsNotLeft(t *testing.T) {
+	t.Parallel()
+	s := newWithoutMajority(t)
+	c := connect(t, serveBackend(t, "tcp://127.0.0.1:0", s))
+	ctx, cancel := context.WithTimeout(context.Background(), 2*silence+time.Second)
+	defer cancel()
+	if err := c.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	conn := c.current()
+	if _, _, err := c.Get(ctx, "k"); store.KindOf(err) != store.KindNotApplied {
+		t.Error(err)
+	}
+	if c.current() != conn {
+		t.Error("the connection was given up")
+	}
+}
+
+func TestCancelledWatchDoesNotCostTheConnection(t *testing.T) {
+	t.Parallel()
+	var dials atomic.Int64
+	c, err := NewClient(ClientOptions{
+		Endpoints: []string{serve(t, "tcp://127.0.0.1:0")},
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancel(background(t))
+	defer cancel()
+	events, err := c.Watch(ctx, store.Watch{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(silence+200*time.Millisecond, cancel)
+	for _, err := range events {
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	if err := c.Ready(background(t)); err != nil {
+		t.Fatal(err)
+	}
+	if n := dials.Load(); n != 1 {
+		t.Errorf("dialled %d times", n)
+	}
+}
+
+// counted is a store that counts what it is asked for, and may have no majority.
+type counted struct {
+	*local.Store
+	lost          bool
+	reads, writes atomic.Int64
+}
+
+func (c *counted) GetShared(ctx context.Context, key string) ([]byte, bool, error) {
+	if c.reads.Add(1); c.lost {
+		return nil, false, store.ErrUnavailable
+	}
+	return c.Store.GetShared(ctx, key)
+}
+
+func (c *counted) DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Result, error) {
+	if c.writes.Add(1); c.lost {
+		return engine.Result{}, store.ErrUnavailable
+	}
+	return c.Store.DoOnce(ctx, op, id)
+}
+
+func TestWhatOneServerHasNotAppliedIsTriedAtAnother(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	lost := &counted{Store: s, lost: true}
+	at := serveBackend(t, "tcp://127.0.0.1:0", lost)
+	c := connectToAll(t, at, serveBackend(t, "tcp://127.0.0.1:0", s))
+	ctx := background(t)
+	for range 10 {
+		if err := c.Set(ctx, "k", []byte("v")); err != nil {
+			t.Error(err)
+		}
+		if v, ok, err := c.Get(ctx, "k"); string(v) != "v" || !ok || err != nil {
+			t.Errorf("%q, %t, %v", v, ok, err)
+		}
+	}
+	if lost.reads.Load() == 0 || lost.writes.Load() == 0 {
+		t.Error("one of the servers was never asked")
+	}
+	// If there is no other, its answer is for the caller to know at once.
+	began := time.Now()
+	if _, _, err := connect(t, at).Get(ctx, "k"); !errors.Is(err, store.ErrUnavailable) || time.Since(began) > 5*time.Second {
+		t.Errorf("%v, after %v", err, time.Since(began))
+	}
+}
+
+func TestReadsAndWritesTakeTurnsOfTheirOwn(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	all := []*counted{{Store: s}, {Store: s}}
+	c := connectToAll(t, serveBackend(t, "tcp://127.0.0.1:0", all[0]), serveBackend(t, "tcp://127.0.0.1:0", all[1]))
+	ctx := background(t)
+	for range 50 {
+		if err := c.Set(ctx, "k", nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := c.Get(ctx, "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range all {
+		if r, w := b.reads.Load(), b.writes.Load(); r < 10 || w < 10 {
+			t.Errorf("of 50 reads and 50 writes one server has got %d and %d", r, w)
+		}
+	}
+}
+
+// answers has connections count the answers that are written to them, hellos aside,
+// and, if so many are wanted, be cut instead of having more.
+type answers struct {
+	net.Listener
+	written atomic.Int64
+	most    int64 // 0: any number
+}
+
+func (l *answers) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		conn = &answersConn{Conn: conn, l: l}
+	}
+	return conn, err
+}
+
+type answersConn struct {
+	net.Conn
+	l       *answers
+	greeted atomic.Bool
+}
+
+func (c *answersConn) Write(b []byte) (int, error) {
+	if !c.greeted.Swap(true) {
+		return c.Conn.Write(b)
+	}
+	if n := c.l.written.Add(1); c.l.most > 0 && n > c.l.most {
+		c.Conn.Close()
+		return 0, errors.New("cut")
+	}
+	return c.Conn.Write(b)
+}
+
+// TestWriteThatWasAppliedIsNotFinalWhenItIsRefusedLater has a server do a write whose
+// answer is lost, and another, in its place, which refuses the repetition.
+func TestWriteThatWasAppliedIsNotFinalWhenItIsRefusedLater(t *testing.T) {
+	for name, opts := range map[string]ServerOptions{
+		"no right": {Tokens: []Token{{"x", []Right{{}}}}},
+		"no token": {Tokens: []Token{{"y", []Right{{Write: true}}}}},
+		"no store": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := local.Open(local.Options{})
+			defer s.Close()
+			first := NewServer(ServerOptions{Tokens: []Token{{"x", []Right{{Write: true}}}}})
+			first.Handle(0, s)
+			at := startAt(t, first, "127.0.0.1:0", func(l net.Listener) net.Listener {
+				return &answers{Listener: l, most: 1} // that to the enrolment
+			})
+			var dials atomic.Int64
+			c, err := NewClient(ClientOptions{
+				Endpoints: []string{"tcp://" + at}, Token: "x",
+				Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+					dials.Add(1)
+					return new(net.Dialer).DialContext(ctx, network, address)
+				},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			ctx, cancel := context.WithCancel(background(t))
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- c.Set(ctx, "k", []byte("v")) }()
+			until(t, "it is applied", func() bool {
+				_, ok, _ := s.Get(ctx, "k")
+				return ok
+			})
+			first.Close()
+
+			then := NewServer(opts)
+			if name != "no store" {
+				then.Handle(0, s)
+			}
+			counter := new(answers)
+			startAt(t, then, at, func(l net.Listener) net.Listener {
+				counter.Listener = l
+				return counter
+			})
+			before := dials.Load()
+			until(t, "it is refused", func() bool {
+				return len(done) > 0 || counter.written.Load() > 0 || dials.Load() > before+2
+			})
+			select {
+			case err := <-done:
+				t.Fatal("before it is given up:", err)
+			case <-time.After(50 * time.Millisecond):
+			}
+			cancel()
+			if err := <-done; !errors.Is(err, store.ErrUnknown) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestFinalErrorOfOneServerIsNotThatOfAllWhileAnotherRestarts has a server beside a good
+// one that does not know the store.
+func TestFinalErrorOfOneServerIsNotThatOfAllWhileAnotherRestarts(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	bad := startAt(t, NewServer(ServerOptions{}), "127.0.0.1:0", nil)
+	good := newServer(s)
+	at := startAt(t, good, "127.0.0.1:0", nil)
+	c := connect(t, "tcp://"+bad, "tcp://"+at)
+	ctx := background(t)
+	if err := c.Set(ctx, "k", nil); err != nil {
+		t.Fatal(err)
+	}
+	good.Close()
+	done := make(chan error, 1)
+	go func() { done <- c.Set(ctx, "k", []byte("v")) }()
+	select {
+	case err := <-done:
+		t.Fatal("while the server restarts:", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	startAt(t, newServer(s), at, nil)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	// What all say is final.
+	if err := connect(t, "tcp://"+bad, "tcp://"+bad).Set(ctx, "k", nil); !errors.Is(err, store.ErrNoShard) {
+		t.Error(err)
+	}
+}
