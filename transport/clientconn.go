@@ -23,7 +23,7 @@ type clientConn struct {
 	identity uint64        // of the store, 0 if not known
 	wake     chan struct{} // has room for one: there is something to write
 	failed   chan struct{} // closed when the connection is of no use any longer
-	heard    atomic.Int64  // when something was last read, in nanoseconds since began
+	heard    atomic.Int64  // when something was last read, or taken of what is large, in nanoseconds since began
 	began    time.Time
 
 	mu struct {
@@ -114,9 +114,10 @@ func newClientConn(ctx context.Context, conn net.Conn, h clientHello) (*clientCo
 	return c, nil
 }
 
-// silence is how long a server may say nothing while something is waited for. Then it
-// is asked for what it always knows, and if it is silent for as long again, it is not
-// there any longer, or was stopped: the connection fails.
+// silence is how long a server may say nothing, and take nothing of what is large, while
+// something is waited for. Then it is asked for what it always knows, and if it is
+// silent for as long again, it is not there any longer, or was stopped: the connection
+// fails.
 const silence = 2 * time.Second
 
 // check does what silence says, as long as something is waited for.
@@ -204,13 +205,27 @@ func (c *clientConn) exit() {
 	}
 }
 
+// hear notes that the server is there.
+func (c *clientConn) hear() { c.heard.Store(int64(time.Since(c.began))) }
+
+// hearing reads what a server says. A part of a response is a sign of life, too: what
+// is large may take long.
+type hearing struct{ *clientConn }
+
+func (h hearing) Read(b []byte) (int, error) {
+	n, err := h.conn.Read(b)
+	if n > 0 {
+		h.hear()
+	}
+	return n, err
+}
+
 // read hands out responses until the connection fails.
 func (c *clientConn) read() {
 	defer c.fail()
-	in := frameReader{r: c.conn, limit: c.codec.frameLimit()}
+	in := frameReader{r: hearing{c}, limit: c.codec.frameLimit()}
 	defer in.giveBack()
 	for {
-		waits := !in.ready()
 		body, own, err := in.next()
 		if err != nil {
 			return
@@ -224,9 +239,6 @@ func (c *clientConn) read() {
 		}
 		if err != nil {
 			return
-		}
-		if waits {
-			c.heard.Store(int64(time.Since(c.began)))
 		}
 		if resp.id == 0 {
 			c.parted(resp)
@@ -281,7 +293,14 @@ func (c *clientConn) write() {
 		}
 		for b := c.take(nil); b != nil; b = c.take(b) {
 			c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-			if _, err := c.conn.Write(b); err != nil {
+			left := b
+			for ; len(left) > keepBuffer; left = left[keepBuffer:] {
+				if _, err := c.conn.Write(left[:keepBuffer]); err != nil {
+					return
+				}
+				c.hear() // of what is large, the server takes the next part
+			}
+			if _, err := c.conn.Write(left); err != nil {
 				return
 			}
 			c.conn.SetWriteDeadline(time.Time{}) // which would keep callers from trying

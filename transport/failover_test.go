@@ -79,6 +79,68 @@ func TestServerThatIsOnlySlowIsNotLeft(t *testing.T) {
 	}
 }
 
+// slowly is a connection on which one second passes for each MiB.
+type slowly struct{ net.Conn }
+
+func (c slowly) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b[:min(len(b), 32<<10)])
+	time.Sleep(time.Duration(n) * time.Second >> 20)
+	return n, err
+}
+
+func (c slowly) Write(b []byte) (int, error) {
+	time.Sleep(time.Duration(len(b)) * time.Second >> 20)
+	return c.Conn.Write(b)
+}
+
+// TestLargeValuesGetThroughSlowly has a value take longer than a server may be silent.
+func TestLargeValuesGetThroughSlowly(t *testing.T) {
+	t.Parallel()
+	large := make([]byte, 5<<20)
+	s := local.Open(local.Options{})
+	t.Cleanup(func() { s.Close() })
+	if err := s.Set(background(t), "there", large); err != nil {
+		t.Fatal(err)
+	}
+	endpoint := serveBackend(t, "tcp://127.0.0.1:0", s)
+	var dials atomic.Int64
+	client := func() *Client {
+		c, err := NewClient(ClientOptions{
+			Endpoints: []string{endpoint},
+			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				dials.Add(1)
+				conn, err := new(net.Dialer).DialContext(ctx, network, address)
+				if err != nil {
+					return nil, err
+				}
+				return slowly{conn}, nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	ctx := background(t)
+	reader, writer := client(), client()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if v, ok, err := reader.Get(ctx, "there"); len(v) != len(large) || !ok || err != nil {
+			t.Errorf("%d bytes, %t, %v", len(v), ok, err)
+		}
+	})
+	wg.Go(func() {
+		if err := writer.Set(ctx, "k", large); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Wait()
+	if n := dials.Load(); n != 2 {
+		t.Errorf("%d connections for two clients", n)
+	}
+}
+
 func TestCancelledWatchDoesNotCostTheConnection(t *testing.T) {
 	t.Parallel()
 	var dials atomic.Int64
