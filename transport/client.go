@@ -248,6 +248,7 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 	}
 	writes := r.method == methodWrite
 	several := len(c.opts.Endpoints) > 1
+	declined := 0 // answers that another server may not give
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		conn, err = c.servers.pick(ctx, writes)
 		if err == nil {
@@ -271,8 +272,8 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 					exposed = true
 				case exposed && (kind == store.KindNotApplied || refused(answer)):
 					// This attempt had no effect. Of an earlier one that is not known.
-				case several && kind == store.KindNotApplied:
-					// Another server may do better.
+				case several && kind == store.KindNotApplied && (passes(answer, r.method) || declined+1 < len(c.opts.Endpoints)):
+					declined++ // another server may do better
 				default:
 					conn.exit()
 					return nil, nil, exposed, failed
@@ -303,6 +304,12 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 			return nil, nil, exposed, fmt.Errorf("%w (%v)", ops.Ended(late, ctx), err)
 		}
 	}
+}
+
+// passes tells whether what a server answers is worth asking again for, as long as ctx
+// lasts. A full disk, and too many scans of one's own, are not.
+func passes(code uint64, m method) bool {
+	return code == uint64(store.ErrUnavailable.Code()) || code == uint64(store.ErrBusy.Code()) && m != methodScan
 }
 
 // refused tells whether a server has turned a request away before it looked whether it

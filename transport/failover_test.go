@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,45 @@ func connectToAll(t *testing.T, endpoints ...string) *Client {
 	c.servers.dialAll()
 	until(t, "all are connected to", func() bool { return len(c.servers.usual.Load().all) == len(endpoints) })
 	return c
+}
+
+// countDials dials as a client does by itself, and counts.
+func countDials(n *atomic.Int64) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		n.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+}
+
+// declining is a store on a full disk, with too many scans.
+type declining struct{ waits }
+
+func (declining) DoOnce(context.Context, engine.Op, once.ID) (engine.Result, error) {
+	return engine.Result{}, store.ErrDiskFull
+}
+
+func (declining) Scan(context.Context, store.Range) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) { yield(store.Entry{}, store.ErrBusy) }
+}
+
+// TestWhatNoServerDoesIsNotAskedForForEver has callers without a deadline of their own.
+func TestWhatNoServerDoesIsNotAskedForForEver(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	b := declining{waits{s}}
+	c := connectToAll(t, serveBackend(t, "tcp://127.0.0.1:0", b), serveBackend(t, "tcp://127.0.0.1:0", b))
+	ctx := background(t)
+	if err := c.Set(ctx, "k", nil); !errors.Is(err, store.ErrDiskFull) {
+		t.Errorf("a full disk: %v", err)
+	}
+	for _, err := range c.Scan(ctx, store.Range{}) {
+		if !errors.Is(err, store.ErrBusy) {
+			t.Errorf("too many scans: %v", err)
+		}
+	}
+	if ctx.Err() != nil {
+		t.Error("it took as long as the context lets it")
+	}
 }
 
 func TestCallersWithoutADeadlineLeaveASilentServer(t *testing.T) {
@@ -146,10 +186,7 @@ func TestCancelledWatchDoesNotCostTheConnection(t *testing.T) {
 	var dials atomic.Int64
 	c, err := NewClient(ClientOptions{
 		Endpoints: []string{serve(t, "tcp://127.0.0.1:0")},
-		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			dials.Add(1)
-			return new(net.Dialer).DialContext(ctx, network, address)
-		},
+		Dial:      countDials(&dials),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -294,10 +331,7 @@ func TestWriteThatWasAppliedIsNotFinalWhenItIsRefusedLater(t *testing.T) {
 			var dials atomic.Int64
 			c, err := NewClient(ClientOptions{
 				Endpoints: []string{"tcp://" + at}, Token: "x",
-				Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-					dials.Add(1)
-					return new(net.Dialer).DialContext(ctx, network, address)
-				},
+				Dial: countDials(&dials),
 			})
 			if err != nil {
 				t.Fatal(err)

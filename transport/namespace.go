@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"dkv/internal/once"
@@ -15,16 +14,14 @@ import (
 // part is a namespace of a backend. What has no key is that of the whole.
 type part struct {
 	namespace.Store
-	all    Backend
-	prefix string
+	all Backend
 }
 
 // Namespace returns the part of a store that has a name, its keys and its locks, for a
 // server to serve as a store of its own. It is that which dkv.DB.Namespace returns for
 // the same name, and panics for the same.
 func Namespace(b Backend, name string) Backend {
-	prefix := namespace.Prefix(name)
-	p := part{namespace.New(b, prefix), b, prefix}
+	p := part{namespace.New(b, namespace.Prefix(name)), b}
 	if b, ok := b.(Barriered); ok {
 		return barredPart{p, b}
 	}
@@ -40,17 +37,8 @@ type barredPart struct {
 func (b barredPart) Barrier(ctx context.Context) error { return b.whole.Barrier(ctx) }
 
 func (b barredPart) GetEntryStale(ctx context.Context, key string) (store.Entry, bool, error) {
-	e, ok, err := b.whole.GetEntryStale(ctx, b.key(key))
-	e.Key = strings.TrimPrefix(e.Key, b.prefix)
-	return e, ok, err
-}
-
-// key is a key of the whole. An empty one stays empty, and is refused.
-func (p part) key(key string) string {
-	if key == "" {
-		return ""
-	}
-	return p.prefix + key
+	e, ok, err := b.whole.GetEntryStale(ctx, b.Key(key))
+	return b.Own(e), ok, err
 }
 
 func (p part) Ready(ctx context.Context) error { return p.all.Ready(ctx) }
@@ -58,7 +46,7 @@ func (p part) Identity() uint64                { return p.all.Identity() }
 func (p part) Prompt() bool                    { return p.all.Prompt() }
 
 func (p part) GetShared(ctx context.Context, key string) ([]byte, bool, error) {
-	return p.all.GetShared(ctx, p.key(key))
+	return p.all.GetShared(ctx, p.Key(key))
 }
 
 func (p part) Enrol(ctx context.Context, nonce uint64) (uint64, error) {
@@ -71,13 +59,13 @@ func (p part) DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Resu
 
 // op is the operation on the whole.
 func (p part) op(op engine.Op) engine.Op {
-	op.Key = p.key(op.Key)
+	op.Key = p.Key(op.Key)
 	if op.Txn == nil {
 		return op
 	}
 	t := engine.Txn{If: slices.Clone(op.Txn.If), Then: p.ops(op.Txn.Then), Else: p.ops(op.Txn.Else)}
 	for i := range t.If {
-		t.If[i].Key = p.key(t.If[i].Key)
+		t.If[i].Key = p.Key(t.If[i].Key)
 	}
 	op.Txn = &t
 	return op
@@ -92,34 +80,30 @@ func (p part) ops(ops []engine.Op) []engine.Op {
 }
 
 func (p part) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
-	if what.Key = p.key(what.Key); what.Key == "" || what.Prefix != "" {
-		what.Prefix = p.prefix + what.Prefix
-	}
-	events, next, err := p.all.Poll(ctx, space, what, wait, maxBytes)
+	events, next, err := p.all.Poll(ctx, space, p.Watched(what), wait, maxBytes)
 	own := make([]store.Event, len(events)) // they may be shared with other watches
 	for i, e := range events {
-		e.Key = strings.TrimPrefix(e.Key, p.prefix)
-		own[i] = e
+		own[i] = p.OwnEvent(e)
 	}
 	return own, next, err
 }
 
 func (p part) JoinLock(ctx context.Context, key string, owner []byte, limit int64, ttl time.Duration, wait bool) (store.LockPlace, error) {
-	return p.all.JoinLock(ctx, p.key(key), owner, limit, ttl, wait)
+	return p.all.JoinLock(ctx, p.Key(key), owner, limit, ttl, wait)
 }
 
 func (p part) RenewLock(ctx context.Context, key string, owner []byte, number uint64, ttl time.Duration) (store.LockPlace, error) {
-	return p.all.RenewLock(ctx, p.key(key), owner, number, ttl)
+	return p.all.RenewLock(ctx, p.Key(key), owner, number, ttl)
 }
 
 func (p part) LeaveLock(ctx context.Context, key string, owner []byte, number uint64) (bool, error) {
-	return p.all.LeaveLock(ctx, p.key(key), owner, number)
+	return p.all.LeaveLock(ctx, p.Key(key), owner, number)
 }
 
 func (p part) AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
-	return p.all.AwaitLock(ctx, p.key(key), owner, at, wait)
+	return p.all.AwaitLock(ctx, p.Key(key), owner, at, wait)
 }
 
 func (p part) LockHolder(ctx context.Context, key string) (store.LockHolder, bool, error) {
-	return p.all.LockHolder(ctx, p.key(key))
+	return p.all.LockHolder(ctx, p.Key(key))
 }

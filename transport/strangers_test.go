@@ -189,16 +189,13 @@ func (l *exhausted) Accept() (net.Conn, error) {
 func TestServerOutlivesALackOfFileDescriptors(t *testing.T) {
 	s := local.Open(local.Options{})
 	defer s.Close()
-	server := newServer(s)
-	defer server.Close()
-	l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	without := &exhausted{Listener: l}
+	without := new(exhausted)
 	without.left.Store(5)
-	server.Start(without)
-	c := connect(t, "tcp://"+l.Addr().String())
+	at := startAt(t, newServer(s), "127.0.0.1:0", func(l net.Listener) net.Listener {
+		without.Listener = l
+		return without
+	})
+	c := connect(t, "tcp://"+at)
 	if err := c.Set(background(t), "k", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -220,14 +217,10 @@ func TestWritesThatAreCutOffAreDoneOnce(t *testing.T) {
 	var cuts atomic.Int64
 	var endpoints []string
 	for range 2 {
-		server := newServer(s)
-		l, err := Listen("tcp://127.0.0.1:0", ListenOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		server.Start(&answerless{Listener: l, cuts: &cuts})
-		defer server.Close()
-		endpoints = append(endpoints, "tcp://"+l.Addr().String())
+		at := startAt(t, newServer(s), "127.0.0.1:0", func(l net.Listener) net.Listener {
+			return &answerless{Listener: l, cuts: &cuts}
+		})
+		endpoints = append(endpoints, "tcp://"+at)
 	}
 	c := connect(t, endpoints...)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

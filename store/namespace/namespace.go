@@ -36,63 +36,71 @@ var _ store.Store = Store{}
 // its length than store.MaxKeySize.
 func New(all store.Store, prefix string) Store { return Store{all, prefix} }
 
-// key is a key of the whole store. An empty one stays empty, and is refused.
-func (s Store) key(key string) string {
+// Key is what a key is called in the whole store. An empty one stays empty, and is
+// refused.
+func (s Store) Key(key string) string {
 	if key == "" {
 		return ""
 	}
 	return s.prefix + key
 }
 
-func (s Store) own(e store.Entry) store.Entry {
+// Own is an entry of the whole store as the namespace has it.
+func (s Store) Own(e store.Entry) store.Entry {
+	e.Key = strings.TrimPrefix(e.Key, s.prefix)
+	return e
+}
+
+// OwnEvent is Own for an event.
+func (s Store) OwnEvent(e store.Event) store.Event {
 	e.Key = strings.TrimPrefix(e.Key, s.prefix)
 	return e
 }
 
 // Get implements store.Store, as the methods below do.
 func (s Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	return s.all.Get(ctx, s.key(key))
+	return s.all.Get(ctx, s.Key(key))
 }
 
 func (s Store) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
-	return s.all.GetStale(ctx, s.key(key))
+	return s.all.GetStale(ctx, s.Key(key))
 }
 
 func (s Store) GetEntry(ctx context.Context, key string) (store.Entry, bool, error) {
-	e, ok, err := s.all.GetEntry(ctx, s.key(key))
-	return s.own(e), ok, err
+	e, ok, err := s.all.GetEntry(ctx, s.Key(key))
+	return s.Own(e), ok, err
 }
 
 func (s Store) Has(ctx context.Context, key string) (bool, error) {
-	return s.all.Has(ctx, s.key(key))
+	return s.all.Has(ctx, s.Key(key))
 }
 
 func (s Store) Set(ctx context.Context, key string, value []byte) error {
-	return s.all.Set(ctx, s.key(key), value)
+	return s.all.Set(ctx, s.Key(key), value)
 }
 
 func (s Store) SetE(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) error {
-	return s.all.SetE(ctx, s.key(key), value, expireIn, deleteIn)
+	return s.all.SetE(ctx, s.Key(key), value, expireIn, deleteIn)
 }
 
 func (s Store) SetEIfUnset(ctx context.Context, key string, value []byte, expireIn, deleteIn time.Duration) (bool, error) {
-	return s.all.SetEIfUnset(ctx, s.key(key), value, expireIn, deleteIn)
+	return s.all.SetEIfUnset(ctx, s.Key(key), value, expireIn, deleteIn)
 }
 
-func (s Store) Expire(ctx context.Context, key string) error { return s.all.Expire(ctx, s.key(key)) }
+func (s Store) Expire(ctx context.Context, key string) error { return s.all.Expire(ctx, s.Key(key)) }
 
-func (s Store) Delete(ctx context.Context, key string) error { return s.all.Delete(ctx, s.key(key)) }
+func (s Store) Delete(ctx context.Context, key string) error { return s.all.Delete(ctx, s.Key(key)) }
 
 func (s Store) CompareAndSet(ctx context.Context, key string, rev store.Revision, value []byte, expireIn, deleteIn time.Duration) (store.Revision, bool, error) {
-	return s.all.CompareAndSet(ctx, s.key(key), rev, value, expireIn, deleteIn)
+	return s.all.CompareAndSet(ctx, s.Key(key), rev, value, expireIn, deleteIn)
 }
 
 func (s Store) CompareAndDelete(ctx context.Context, key string, rev store.Revision) (store.Revision, bool, error) {
-	return s.all.CompareAndDelete(ctx, s.key(key), rev)
+	return s.all.CompareAndDelete(ctx, s.Key(key), rev)
 }
 
 func (s Store) Add(ctx context.Context, key string, delta int64) (int64, store.Revision, error) {
-	return s.all.Add(ctx, s.key(key), delta)
+	return s.all.Add(ctx, s.Key(key), delta)
 }
 
 // Txn is about keys and locks of the namespace.
@@ -103,7 +111,7 @@ func (s Store) Txn(ctx context.Context, t store.Txn) (store.TxnResult, error) {
 func (s Store) conds(conds []store.Cond) []store.Cond {
 	all := make([]store.Cond, len(conds))
 	for i, c := range conds {
-		c.Key = s.key(c.Key)
+		c.Key = s.Key(c.Key)
 		all[i] = c
 	}
 	return all
@@ -112,7 +120,7 @@ func (s Store) conds(conds []store.Cond) []store.Cond {
 func (s Store) ops(ops []store.Op) []store.Op {
 	all := make([]store.Op, len(ops))
 	for i, op := range ops {
-		op.Key = s.key(op.Key)
+		op.Key = s.Key(op.Key)
 		all[i] = op
 	}
 	return all
@@ -120,28 +128,32 @@ func (s Store) ops(ops []store.Op) []store.Op {
 
 func (s Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, error] {
 	r.Prefix = s.prefix + r.Prefix
-	r.From, r.To, r.After = s.key(r.From), s.key(r.To), s.key(r.After)
+	r.From, r.To, r.After = s.Key(r.From), s.Key(r.To), s.Key(r.After)
 	return func(yield func(store.Entry, error) bool) {
 		for e, err := range s.all.Scan(ctx, r) {
-			if !yield(s.own(e), err) {
+			if !yield(s.Own(e), err) {
 				return
 			}
 		}
 	}
 }
 
-func (s Store) Watch(ctx context.Context, w store.Watch) (iter.Seq2[store.Event, error], error) {
-	if w.Key = s.key(w.Key); w.Key == "" || w.Prefix != "" {
+// Watched is a watch of the whole store for what w is of the namespace.
+func (s Store) Watched(w store.Watch) store.Watch {
+	if w.Key = s.Key(w.Key); w.Key == "" || w.Prefix != "" {
 		w.Prefix = s.prefix + w.Prefix
 	}
-	events, err := s.all.Watch(ctx, w)
+	return w
+}
+
+func (s Store) Watch(ctx context.Context, w store.Watch) (iter.Seq2[store.Event, error], error) {
+	events, err := s.all.Watch(ctx, s.Watched(w))
 	if err != nil {
 		return nil, err
 	}
 	return func(yield func(store.Event, error) bool) {
 		for e, err := range events {
-			e.Key = strings.TrimPrefix(e.Key, s.prefix)
-			if !yield(e, err) {
+			if !yield(s.OwnEvent(e), err) {
 				return
 			}
 		}
