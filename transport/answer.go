@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 
 	"dkv/internal/command"
-	"dkv/store/engine"
 )
 
 // answer carries out a request; scan is what cursors.receive has made of it.
@@ -51,15 +50,12 @@ func (c *served) do(ctx context.Context, b []byte, req request, scan scanRequest
 		client, err := c.backend.Enrol(ctx, id.Nonce)
 		return binary.AppendUvarint(b, client), err
 	case methodWrite:
-		op, id, err := command.DecodeOp(req.arg)
-		if err != nil || op.Kind == 0 {
-			return nil, command.ErrMalformed
+		op, id, err := decodeWrite(req.arg)
+		if err != nil {
+			return nil, err
 		}
 		res, err := c.backend.DoOnce(ctx, op, id)
-		if res.Refusal == engine.Unkept {
-			err = nil // the result says it, and the client does not ask again
-		}
-		return appendResult(b, res), err
+		return appendResult(b, res), writeError(res, err)
 	case methodPoll:
 		p, err := parsePoll(req.arg)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dkv/internal/once"
+	"dkv/internal/ops"
 	"dkv/store"
 	"dkv/store/engine"
 	"dkv/store/namespace"
@@ -22,23 +23,32 @@ type part struct {
 // the same name, and panics for the same.
 func Namespace(b Backend, name string) Backend {
 	p := part{namespace.New(b, namespace.Prefix(name)), b}
-	if b, ok := b.(Barriered); ok {
-		return barredPart{p, b}
+	if b, ok := b.(Grouping); ok {
+		return groupingPart{p, b}
 	}
 	return p
 }
 
-// barredPart is a part of a store whose reads can share a barrier.
-type barredPart struct {
+// groupingPart is a part of a store that is Grouping.
+type groupingPart struct {
 	part
-	whole Barriered
+	whole Grouping
 }
 
-func (b barredPart) Barrier(ctx context.Context) error { return b.whole.Barrier(ctx) }
+func (b groupingPart) Barrier(ctx context.Context) error { return b.whole.Barrier(ctx) }
 
-func (b barredPart) GetEntryStale(ctx context.Context, key string) (store.Entry, bool, error) {
+func (b groupingPart) GetEntryStale(ctx context.Context, key string) (store.Entry, bool, error) {
 	e, ok, err := b.whole.GetEntryStale(ctx, b.Key(key))
 	return b.Own(e), ok, err
+}
+
+func (b groupingPart) DoTogether(ctx context.Context, writes []ops.Write) {
+	for i := range writes {
+		if writes[i].Err == nil {
+			writes[i].Op = b.op(writes[i].Op)
+		}
+	}
+	b.whole.DoTogether(ctx, writes)
 }
 
 func (p part) Ready(ctx context.Context) error { return p.all.Ready(ctx) }

@@ -53,21 +53,22 @@ func (s *Server) admit(h clientHello) (Backend, Access, error) {
 
 // served is a connection that is answered. Requests to a store that has nothing to
 // wait for are carried out as they are read, one after the other; all others have a
-// goroutine each, but for the reads of keys that have come together, which share one,
-// and a barrier.
+// goroutine each, but for the reads of keys and the writes that have come together, if
+// the store takes less for them then: they share one.
 type served struct {
-	server  *Server
-	conn    net.Conn
-	backend Backend
-	access  Access
-	codec   *transcoder // nil for Binary
-	prompt  bool
-	behind  Barriered // the backend, if it is one, else nil
-	in      frameReader
-	out     *frameWriter
-	scans   *cursors
-	last    uint64     // id of the last request
-	reads   *readGroup // that is gathered, nil if there is none
+	server   *Server
+	conn     net.Conn
+	backend  Backend
+	access   Access
+	codec    *transcoder // nil for Binary
+	prompt   bool
+	grouping Grouping // the backend, if it is one, else nil
+	in       frameReader
+	out      *frameWriter
+	scans    *cursors
+	last     uint64 // id of the last request
+
+	reads, writes *group // that are gathered, nil if there are none
 
 	ctx      context.Context // of the requests
 	cancel   context.CancelFunc
@@ -89,7 +90,7 @@ type served struct {
 func newServed(s *Server, conn net.Conn, b Backend, a Access) *served {
 	c := &served{server: s, conn: conn, backend: b, access: a, in: frameReader{r: conn}, out: newFrameWriter(conn)}
 	c.prompt = b.Prompt()
-	c.behind, _ = b.(Barriered)
+	c.grouping, _ = b.(Grouping)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	c.pollCtx, c.endPolls = context.WithCancel(c.ctx)
 	c.scans = newCursors(c.ctx, b, s.clock)
@@ -121,7 +122,7 @@ func (c *served) serve() {
 	}()
 	for {
 		if !c.in.ready() {
-			c.readTogether()
+			c.sendGathered()
 			if c.out.flush() != nil {
 				return
 			}
@@ -175,7 +176,15 @@ func (c *served) take(req request, own bool) bool {
 		c.now(req)
 		return true
 	}
-	if !own {
+	var kind **group
+	switch {
+	case c.grouping == nil:
+	case req.method == methodGet || req.method == methodGetEntry || req.method == methodHas:
+		kind = &c.reads
+	case req.method == methodWrite && c.room(req) == nil:
+		kind = &c.writes
+	}
+	if !own && kind == nil {
 		req.arg = bytes.Clone(req.arg)
 	}
 	if req.method == methodPoll || req.method == methodAwaitLock {
@@ -191,7 +200,7 @@ func (c *served) take(req request, own bool) bool {
 	case c.slots <- struct{}{}:
 	default:
 		// What has been answered must be on its way before others are waited for.
-		c.readTogether()
+		c.sendGathered()
 		if c.out.flush() != nil {
 			return false
 		}
@@ -201,8 +210,8 @@ func (c *served) take(req request, own bool) bool {
 			return false
 		}
 	}
-	if c.behind != nil && (req.method == methodGet || req.method == methodGetEntry || req.method == methodHas) {
-		c.gather(req)
+	if kind != nil {
+		c.gather(kind, req, own)
 		return true
 	}
 	c.start(c.ctx, req, c.scans.receive(req), c.slots)

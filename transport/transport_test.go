@@ -19,6 +19,7 @@ import (
 
 	"dkv/internal/command"
 	"dkv/internal/once"
+	"dkv/internal/ops"
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/engine"
@@ -90,6 +91,16 @@ func (b behindBarrier) Barrier(ctx context.Context) error { return b.Ready(ctx) 
 
 func (b behindBarrier) GetEntryStale(ctx context.Context, key string) (store.Entry, bool, error) {
 	return b.GetEntry(ctx, key)
+}
+
+func (b behindBarrier) DoTogether(ctx context.Context, writes []ops.Write) {
+	ops.DoTogether(ctx, writes, func(ctx context.Context, writes []ops.Write) {
+		for i := range writes {
+			if w := &writes[i]; w.Err == nil {
+				w.Result, w.Err = b.DoOnce(ctx, w.Op, w.ID)
+			}
+		}
+	})
 }
 
 // TestConformanceOfClients has clients by way of every network and codec, of servers that

@@ -74,6 +74,21 @@ type client struct {
 	heard         time.Duration
 	low           uint64
 	results       []result // by seq
+	over          int      // of results, from the first on, are not kept any longer
+}
+
+// kept are the results that are kept.
+func (cl *client) kept() []result { return cl.results[cl.over:] }
+
+// forgo keeps the first n results no longer. Their room is used again as soon as they
+// are as many as the others.
+func (cl *client) forgo(n int) {
+	clear(cl.kept()[:n]) // which are not to be kept from the garbage collector
+	if cl.over += n; cl.over >= len(cl.results)-cl.over {
+		n := copy(cl.results, cl.kept())
+		clear(cl.results[n:])
+		cl.results, cl.over = cl.results[:n], 0
+	}
 }
 
 type result struct {
@@ -101,8 +116,8 @@ func (c *Clients) add(cl *client) {
 // weight is what a client counts for.
 func (cl *client) weight() int {
 	sum := 1
-	for i := range cl.results {
-		sum += Weight(cl.results[i].Result)
+	for i := range cl.kept() {
+		sum += Weight(cl.kept()[i].Result)
 	}
 	return sum
 }
@@ -123,30 +138,29 @@ func (c *Clients) Do(id ID, now time.Duration, apply func() engine.Result) engin
 	if id.Low > cl.low {
 		cl.low = id.Low
 		over, _ := cl.find(id.Low)
-		for i := range cl.results[:over] {
-			c.kept -= Weight(cl.results[i].Result)
+		for i := range cl.kept()[:over] {
+			c.kept -= Weight(cl.kept()[i].Result)
 		}
-		clear(cl.results[:over]) // which are not to be kept from the garbage collector
-		cl.results = cl.results[over:]
+		cl.forgo(over)
 	}
 	i, found := cl.find(id.Seq)
 	if found {
-		return cl.results[i].Result
+		return cl.kept()[i].Result
 	}
 	res := apply()
 	kept := res
 	if w := Weight(res); w > maxWeight || w > 1 && cl.weight()+w > maxKept/2 {
 		kept = engine.Result{Refusal: engine.Unkept}
 	}
-	cl.results = slices.Insert(cl.results, i, result{id.Seq, kept})
+	cl.results = slices.Insert(cl.results, cl.over+i, result{id.Seq, kept})
 	c.kept += Weight(kept)
 	c.trim()
 	return res
 }
 
-// find returns where the result of a write is, or would be.
+// find returns where in kept the result of a write is, or would be.
 func (cl *client) find(seq uint64) (i int, found bool) {
-	return slices.BinarySearchFunc(cl.results, seq, func(r result, seq uint64) int {
+	return slices.BinarySearchFunc(cl.kept(), seq, func(r result, seq uint64) int {
 		switch {
 		case r.seq < seq:
 			return -1
@@ -196,7 +210,7 @@ func (c *Clients) Clone() *Clients {
 	copied := &Clients{last: c.last}
 	for e := c.order.Front(); e != nil; e = e.Next() {
 		cl := *e.Value.(*client)
-		cl.results = slices.Clone(cl.results)
+		cl.results, cl.over = slices.Clone(cl.kept()), 0
 		copied.add(&cl)
 	}
 	return copied
@@ -212,8 +226,8 @@ func (c *Clients) Append(b []byte) []byte {
 		b = binary.AppendUvarint(b, cl.nonce)
 		b = binary.AppendUvarint(b, uint64(cl.heard))
 		b = binary.AppendUvarint(b, cl.low)
-		b = binary.AppendUvarint(b, uint64(len(cl.results)))
-		for _, r := range cl.results {
+		b = binary.AppendUvarint(b, uint64(len(cl.kept())))
+		for _, r := range cl.kept() {
 			b = binary.AppendUvarint(b, r.seq)
 			b = AppendResult(b, r.Result)
 		}

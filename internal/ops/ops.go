@@ -149,16 +149,44 @@ func (w Writes) write(ctx context.Context, op engine.Op) (engine.Result, error) 
 
 // DoOnce does an operation of a client that may repeat it. It has had no effect if
 // it is Forgotten. What a transaction has read is shared with the store.
-func (w Writes) DoOnce(ctx context.Context, op engine.Op, id once.ID) (res engine.Result, err error) {
-	if op.Kind == engine.Void && id != (once.ID{}) {
-		err = CheckContext(ctx)
-	} else {
-		err = cmp.Or(check(&op), CheckContext(ctx))
-	}
-	if err != nil {
+func (w Writes) DoOnce(ctx context.Context, op engine.Op, id once.ID) (engine.Result, error) {
+	if err := cmp.Or(checkOnce(&op, id), CheckContext(ctx)); err != nil {
 		return engine.Result{}, err
 	}
 	return w.perform(ctx, &op, id)
+}
+
+// Write is one of several that are done together. One that has an Err is not done.
+type Write struct {
+	Op     engine.Op
+	ID     once.ID
+	Result engine.Result
+	Err    error
+}
+
+// DoTogether is DoOnce for each of the writes that has no error yet. do sets the
+// Result and the Err of those that have none.
+func DoTogether(ctx context.Context, writes []Write, do func(context.Context, []Write)) {
+	ended := CheckContext(ctx)
+	for i := range writes {
+		if w := &writes[i]; w.Err == nil {
+			w.Err = cmp.Or(checkOnce(&w.Op, w.ID), ended)
+		}
+	}
+	do(ctx, writes)
+	for i := range writes {
+		if w := &writes[i]; w.Err == nil {
+			w.Err = refusals[w.Result.Refusal]
+		}
+	}
+}
+
+// checkOnce is check for an operation that may be repeated.
+func checkOnce(op *engine.Op, id once.ID) error {
+	if op.Kind == engine.Void && id != (once.ID{}) {
+		return nil
+	}
+	return check(op)
 }
 
 // perform does an operation that has been checked.

@@ -81,11 +81,12 @@ const (
 
 // call is one operation that waits for its result.
 type call struct {
-	op   []byte        // encoded
-	read int           // what its results count for
-	done chan struct{} // receives when res and err are set
-	res  engine.Result
-	err  error
+	op       []byte        // encoded
+	read     int           // what its results count for
+	done     chan struct{} // receives when res and err are set, unless it is one of several
+	together *together     // those, else nil
+	res      engine.Result
+	err      error
 
 	// Under batcher.mu.
 	flight  *flight // nil while it is queued
@@ -100,6 +101,23 @@ type flight struct {
 	exposed bool          // an attempt may have had its effect, or have it yet
 	over    bool          // the calls have their results, or nobody waits for them
 	settled chan struct{} // closed when over
+}
+
+// together are calls that one goroutine waits for.
+type together struct {
+	left int           // that have no result yet; under batcher.mu
+	done chan struct{} // receives when none are left
+}
+
+// finish tells who waits for c that res and err are set. It is called with batcher.mu
+// held.
+func (c *call) finish() {
+	g := c.together
+	if g == nil {
+		c.done <- struct{}{}
+	} else if g.left--; g.left == 0 {
+		g.done <- struct{}{}
+	}
 }
 
 var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
@@ -131,15 +149,11 @@ func (b *batcher) start() {
 
 // do queues an operation and waits for its result or the end of ctx.
 func (b *batcher) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Result, error) {
-	if b.space.low() && !frees(op) {
-		return engine.Result{}, store.ErrDiskFull
+	c, err := b.call(op, id)
+	if err != nil {
+		return engine.Result{}, err
 	}
-	c := calls.Get().(*call)
-	c.op = command.AppendOp(c.op[:0], op, id)
-	if op.Txn != nil {
-		c.read = readShare * op.Txn.Reads()
-	}
-	if err := b.enqueue(ctx, c); err != nil {
+	if _, err := b.enqueue(ctx, []*call{c}); err != nil {
 		return engine.Result{}, err
 	}
 	select {
@@ -150,6 +164,64 @@ func (b *batcher) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Res
 		}
 		<-c.done
 	}
+	return c.result()
+}
+
+// doTogether is do for each of the writes that has no error yet.
+func (b *batcher) doTogether(ctx context.Context, writes []ops.Write) {
+	g := &together{done: make(chan struct{}, 1)}
+	all := make([]*call, 0, len(writes))
+	of := make([]*ops.Write, 0, len(writes)) // by call
+	for i := range writes {
+		w := &writes[i]
+		if w.Err != nil {
+			continue
+		}
+		c, err := b.call(&w.Op, w.ID)
+		if err != nil {
+			w.Err = err
+			continue
+		}
+		c.together = g
+		all, of = append(all, c), append(of, w)
+	}
+	g.left = len(all)
+	queued, err := b.enqueue(ctx, all)
+	for _, w := range of[queued:] {
+		w.Err = err
+	}
+	if all = all[:queued]; queued == 0 {
+		return
+	}
+	select {
+	case <-g.done:
+	case <-ctx.Done():
+		for i, c := range all {
+			of[i].Err = b.giveUp(ctx, c)
+		}
+	}
+	for i, c := range all {
+		if of[i].Err == nil { // else c may yet be written to: it is not reused
+			of[i].Result, of[i].Err = c.result()
+		}
+	}
+}
+
+// call makes a call of an operation.
+func (b *batcher) call(op *engine.Op, id once.ID) (*call, error) {
+	if b.space.low() && !frees(op) {
+		return nil, store.ErrDiskFull
+	}
+	c := calls.Get().(*call)
+	c.op = command.AppendOp(c.op[:0], op, id)
+	if op.Txn != nil {
+		c.read = readShare * op.Txn.Reads()
+	}
+	return c, nil
+}
+
+// result is what has come of a call that is over, and which is used again.
+func (c *call) result() (engine.Result, error) {
 	res, err := c.res, c.err
 	*c = call{op: c.op, done: c.done}
 	if cap(c.op) <= maxBatchBytes {
@@ -158,35 +230,58 @@ func (b *batcher) do(ctx context.Context, op *engine.Op, id once.ID) (engine.Res
 	return res, err
 }
 
-func (b *batcher) enqueue(ctx context.Context, c *call) error {
+// enqueue puts calls into the queue, as soon as there is room for them, and returns how
+// many there are in it: all, if there is no error.
+func (b *batcher) enqueue(ctx context.Context, all []*call) (queued int, err error) {
 	for {
 		b.mu.Lock()
-		if b.mu.closed {
+		queued += b.putLocked(all[queued:])
+		closed, drawn := b.mu.closed, b.mu.drawn
+		if queued == len(all) {
 			b.mu.Unlock()
-			return store.ErrClosed
+			return queued, nil
 		}
-		if b.mu.live == 0 || b.mu.live < maxQueueOps && b.mu.bytes+len(c.op) <= maxQueueBytes {
-			if len(b.mu.queue) >= 2*maxQueueOps {
-				b.mu.queue = slices.DeleteFunc(b.mu.queue, func(c *call) bool { return c.givenUp })
-			}
-			fullBefore := b.fullLocked()
-			b.mu.queue = append(b.mu.queue, c)
-			b.mu.live++
-			b.mu.bytes += len(c.op)
-			if b.mu.live == 1 || b.fullLocked() != fullBefore {
-				b.offerLocked()
-			}
-			b.mu.Unlock()
-			return nil
-		}
-		drawn := b.mu.drawn
 		b.mu.Unlock()
+		if closed {
+			err = store.ErrClosed
+			break
+		}
 		select {
 		case <-drawn:
+			continue
 		case <-ctx.Done():
-			return ops.Ended(store.ErrBusy, ctx)
+			err = ops.Ended(store.ErrBusy, ctx)
+		}
+		break
+	}
+	if g := all[queued].together; g != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if g.left -= len(all) - queued; g.left == 0 && queued > 0 {
+			g.done <- struct{}{}
 		}
 	}
+	return queued, err
+}
+
+// putLocked puts calls into the queue that there is room for, and returns how many.
+func (b *batcher) putLocked(all []*call) (n int) {
+	if b.mu.closed {
+		return 0
+	}
+	if len(b.mu.queue) >= 2*maxQueueOps {
+		b.mu.queue = slices.DeleteFunc(b.mu.queue, func(c *call) bool { return c.givenUp })
+	}
+	emptyBefore, fullBefore := b.mu.live == 0, b.fullLocked()
+	for ; n < len(all) && (b.mu.live == 0 || b.mu.live < maxQueueOps && b.mu.bytes+len(all[n].op) <= maxQueueBytes); n++ {
+		b.mu.queue = append(b.mu.queue, all[n])
+		b.mu.live++
+		b.mu.bytes += len(all[n].op)
+	}
+	if n > 0 && emptyBefore || b.fullLocked() != fullBefore {
+		b.offerLocked()
+	}
+	return n
 }
 
 // giveUp stops waiting for c. It returns nil if the result is there after all.
@@ -454,7 +549,7 @@ func (b *batcher) settle(f *flight, set func(int, *call)) {
 	}
 	for i, c := range f.calls {
 		set(i, c)
-		c.done <- struct{}{}
+		c.finish()
 	}
 	f.endLocked()
 }
@@ -498,7 +593,7 @@ func (b *batcher) failQueued() {
 		if !c.givenUp {
 			c.flight = over
 			c.err = store.ErrClosed
-			c.done <- struct{}{}
+			c.finish()
 		}
 	}
 	b.mu.queue, b.mu.live, b.mu.bytes = nil, 0, 0

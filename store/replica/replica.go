@@ -447,6 +447,12 @@ func (s *Store) Barrier(ctx context.Context) error {
 	return s.barriers.wait(ctx)
 }
 
+// DoTogether is DoOnce for each of the writes that has no error yet. They are queued
+// at once, and waited for together.
+func (s *Store) DoTogether(ctx context.Context, writes []ops.Write) {
+	ops.DoTogether(ctx, writes, s.batcher.doTogether)
+}
+
 // Leads tells whether this member leads its group, as far as it knows.
 func (s *Store) Leads() bool { return s.host.leads() }
 
