@@ -11,6 +11,7 @@
 //		Members: map[string]string{
 //			"a": "10.0.0.1:7001", "b": "10.0.0.2:7001", "c": "10.0.0.3:7001",
 //		},
+//		PeerSecret: dkv.Secret(os.Getenv("APP_PEER_SECRET")),
 //	})
 //	db, err := dkv.Open(dkv.Options{                       // elsewhere
 //		Connect: []string{"tcp://127.0.0.1:7070"},
@@ -25,20 +26,28 @@
 // operation says what became of it: [KindOf] tells "not applied", "unknown",
 // "final" and "closed" apart.
 //
-// The Raft port trusts whoever reaches it: it belongs on a network of the
-// members' own.
+// Members make sure of each other by Options.PeerSecret or PeerTLS. Without either,
+// whoever reaches a Raft port can pass for one of them.
+//
+// [DB.Backup] writes all of a store to a file while it is in use, and
+// Options.Restore has a new one begin with that. [Recover] makes one of what a single
+// member has left of a group that has lost its majority.
 package dkv
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"dkv/internal/backup"
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/local"
@@ -56,6 +65,7 @@ type DB struct {
 	backend backend
 	server  *transport.Server // nil without Options.Listen
 	addrs   []net.Addr        // where it listens
+	port    *transport.Port   // that the Raft port and the server share, nil if they do not
 
 	closing sync.Once
 	err     error // of Close
@@ -74,19 +84,42 @@ type backend interface {
 // It fails with [ErrBadOptions] if the options contradict themselves, each
 // other or what is in the data directory, and names every fault. Nothing is left
 // running then.
-func Open(opts Options) (*DB, error) {
+func Open(opts Options) (_ *DB, err error) {
+	defer func() {
+		if err != nil && opts.PeerListener != nil {
+			opts.PeerListener.Close()
+		}
+	}()
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	b, err := opts.open()
-	if err != nil {
+	db := new(DB)
+	if opts.PeerListener == nil && slices.ContainsFunc(opts.Listen, opts.isRaftPort) {
+		l, err := net.Listen("tcp", opts.raftAddress())
+		if err != nil {
+			return nil, fmt.Errorf("%w: the Raft port, which Listen has, too: %w", store.ErrBadOptions, err)
+		}
+		db.port = transport.SharePort(l)
+		opts.PeerListener = db.port.Peers()
+	}
+	if db.backend, err = opts.open(); err != nil {
+		db.closePort()
 		return nil, err
 	}
-	db := &DB{Store: b, Locker: opts.locker(b), backend: b}
+	db.Store, db.Locker = db.backend, opts.locker(db.backend)
 	if err := db.listen(opts); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
+}
+
+// raftAddress is where this member's Raft port is, "" if it has none.
+func (o Options) raftAddress() string { return cmp.Or(o.Address, o.Members[o.Node]) }
+
+// isRaftPort tells whether an endpoint is at this member's Raft port.
+func (o Options) isRaftPort(endpoint string) bool {
+	network, address, _ := strings.Cut(endpoint, "://")
+	return network != "unix" && address == o.raftAddress()
 }
 
 // listen opens the network mode.
@@ -97,7 +130,11 @@ func (db *DB) listen(opts Options) error {
 	db.server = transport.NewServer(transport.ServerOptions{Tokens: opts.Tokens, Codecs: opts.Codecs})
 	db.server.Handle(opts.Shard, db.backend)
 	for _, endpoint := range opts.Listen {
-		l, err := transport.Listen(endpoint, transport.ListenOptions{TLS: opts.TLS, Insecure: opts.Insecure})
+		how := transport.ListenOptions{TLS: opts.TLS, Insecure: opts.Insecure}
+		if opts.isRaftPort(endpoint) {
+			how.Port = db.port
+		}
+		l, err := transport.Listen(endpoint, how)
 		if err != nil {
 			return fmt.Errorf("field Listen: %w", err)
 		}
@@ -158,10 +195,11 @@ func (db *DB) Backend() transport.Backend { return db.backend }
 func (db *DB) Live() error { return db.backend.Live() }
 
 // Close gives up the locks that are held, whose Done is closed first. It turns new
-// operations away, lets those under way finish for up to 2 s, those of clients included, hands leadership over to another member and stops. It
-// returns within 5 s, with [ErrCloseTimeout] if something would not stop, and may
-// be called more than once. A store in memory is gone then; a directory can be
-// opened again. A scan that is under way may go on.
+// operations away, lets those under way finish for up to 2 s, those of clients
+// included, hands leadership over to another member and stops. It returns within 5 s,
+// with [ErrCloseTimeout] if something would not stop, and may be called more than once.
+// A store in memory is gone then; a directory can be opened again. A scan that is under
+// way may go on.
 func (db *DB) Close() error {
 	db.closing.Do(func() {
 		db.Locker.Close()
@@ -171,8 +209,15 @@ func (db *DB) Close() error {
 		}
 		db.err = db.backend.Close()
 		answered.Wait()
+		db.closePort()
 	})
 	return db.err
+}
+
+func (db *DB) closePort() {
+	if db.port != nil {
+		db.port.Close()
+	}
 }
 
 func (o Options) locker(b backend) *lock.Locker {
@@ -193,18 +238,170 @@ func (o Options) open() (backend, error) {
 			Insecure:  o.Insecure,
 		})
 	case o.Dir == "":
-		return local.Open(local.Options{Clock: o.Clock, Engine: o.Engine, MaxBytes: o.MaxBytes}), nil
+		return o.openLocal()
 	}
 	return replica.Open(replica.Options{
 		Dir:           o.Dir,
 		Node:          o.Node,
 		Members:       o.Members,
+		Address:       o.Address,
+		Join:          o.Join,
+		Learner:       o.Learner,
+		Witness:       o.Witness,
+		Resolve:       o.Resolve,
+		PeerListener:  o.PeerListener,
+		PeerTLS:       o.PeerTLS,
+		PeerSecret:    []byte(o.PeerSecret),
+		Insecure:      o.Insecure,
 		Logger:        o.Logger,
 		Clock:         o.Clock,
 		Engine:        o.Engine,
 		MaxBytes:      o.MaxBytes,
 		SnapshotBytes: o.SnapshotBytes,
+		Restore:       o.Restore,
 	})
+}
+
+func (o Options) openLocal() (backend, error) {
+	opts := local.Options{Clock: o.Clock, Engine: o.Engine, MaxBytes: o.MaxBytes}
+	if o.Restore == "" {
+		return local.Open(opts), nil
+	}
+	f, err := os.Open(o.Restore)
+	if err != nil {
+		return nil, fmt.Errorf("%w: Restore: %w", store.ErrBadOptions, err)
+	}
+	defer f.Close()
+	s, err := local.Restore(opts, f)
+	if err != nil {
+		return nil, fmt.Errorf("%w: Restore %q: %w", store.ErrBadOptions, o.Restore, err)
+	}
+	return s, nil
+}
+
+// Backup writes all that is stored to w, as it is at one revision: keys with what
+// time is left to them, locks with their tokens. It has what was acknowledged before
+// the call, anywhere; reads and writes go on meanwhile. Options.Restore begins a new
+// store with it, of any kind; [VerifyBackup] tells whether it is whole.
+//
+// A backup is whole once Backup has returned without an error. A file is to be synced
+// and closed then, and best gets its name after that. A backup takes little memory of
+// its own, and, until it is written, what a scan takes for what changes meanwhile.
+// What a client of the network mode may still repeat is not part of it: a store that
+// begins with the backup refuses that, and the client enrols anew.
+//
+// Errors: [ErrUnavailable] when ctx ends first, which is looked at between two calls of
+// w; [ErrClosed]; [ErrNoData] with Options.Connect or Witness; and those of w.
+func (db *DB) Backup(ctx context.Context, w io.Writer) (Backup, error) {
+	b, ok := db.backend.(interface {
+		Backup(ctx context.Context, w io.Writer) (store.Backup, error)
+	})
+	if !ok {
+		return Backup{}, fmt.Errorf("%w: a client cannot make a backup, the program that it is connected to can", ErrNoData)
+	}
+	return b.Backup(ctx, w)
+}
+
+// VerifyBackup reads a backup to its end and tells what is in it, with little memory
+// and without a store. Errors: [ErrBackupDamaged] if anything is missing, changed or
+// behind its end; [ErrBackupVersion]; and those of r.
+func VerifyBackup(r io.Reader) (Backup, error) { return backup.Verify(r) }
+
+// Loss says how much a backup that [Recover] has written may have lost, or have too
+// much.
+type Loss = replica.Loss
+
+// Recover writes a backup of what is in the data directory of one member, for a group
+// that has lost its majority for good: the disks of two of three, for example. A new
+// group begins with it, by Options.Restore. The directory must not be in use, and what
+// is in it stays as it is; no network is used, and no other member is asked.
+//
+// All that stands in the member's log is taken. Its end may not be known to be
+// committed, which the [Loss] tells: it may hold what was acknowledged, and writes whose
+// outcome was unknown, which then have their effect by this. What cannot be known is
+// what the others had acknowledged without this member: that is lost. So recover from
+// all directories that are left, and keep the backup whose Loss has the greatest Term,
+// or, of those with the same, the greatest Index. Before that, make sure that no member
+// of the old group will ever run again beside the new one.
+//
+// What is written to w when there is an error is no backup. A store with an
+// Options.Engine that is not Maple's cannot be recovered. Errors: [ErrBadOptions] if dir
+// is not the data directory of a member that has been part of its group, is in use, or
+// is damaged; [ErrUnavailable] when ctx ends first; and those of w.
+func Recover(ctx context.Context, dir string, w io.Writer) (Backup, Loss, error) {
+	return replica.Recover(ctx, dir, w)
+}
+
+// Members are the members of the group, ordered by name: those that there are at some
+// moment after the call. Errors: [ErrUnavailable] when ctx ends first, [ErrClosed], and
+// [ErrMembers] if the store is no member of a group.
+func (db *DB) Members(ctx context.Context) ([]Member, error) {
+	r, err := db.replica()
+	if err != nil {
+		return nil, err
+	}
+	return r.Members(ctx)
+}
+
+// AddMember has a node become a member of the group: the one that listens at that
+// address, as host:port, and was opened under that name with Node, Address and a new Dir,
+// and without Members and Join. It gets the state first and has a vote when it has caught
+// up, which AddMember waits for; one with Options.Learner gets no vote, and one with
+// Options.Witness has one from the start. A node that was
+// opened with Options.Join needs no AddMember.
+//
+// Errors, of this and the other changes of members: [ErrMembers] if the change cannot be
+// made, with the reason; [ErrUnavailable] when ctx ends before it was asked for;
+// [ErrUnknown] when ctx ends later: [DB.Members] tells what has become of it; [ErrClosed].
+// Changes that are made at once, here or elsewhere, come one after the other.
+func (db *DB) AddMember(ctx context.Context, name, address string) error {
+	r, err := db.replica()
+	if err != nil {
+		return err
+	}
+	return r.AddMember(ctx, name, address)
+}
+
+// RemoveMember has a member be one no longer. If it leads, another does first. It ends: its
+// operations fail with [ErrRemoved], as does Open of its Dir; if it does not run, it is told
+// when it comes back. A node with a new Dir may join under its name. It is refused with
+// [ErrMembers] if too few of the others answer for a quorum without it, and if it is the
+// last that has data. In a group with a witness it waits until another member with data has
+// all that is acknowledged, and leads.
+func (db *DB) RemoveMember(ctx context.Context, name string) error {
+	r, err := db.replica()
+	if err != nil {
+		return err
+	}
+	return r.RemoveMember(ctx, name)
+}
+
+// ReplaceMember is for a member whose Dir is lost: it is RemoveMember, and then AddMember
+// of the node at that address, which was opened under the same name. The two are not one
+// step: after an error, Members tells whether the first was made.
+func (db *DB) ReplaceMember(ctx context.Context, name, address string) error {
+	r, err := db.replica()
+	if err != nil {
+		return err
+	}
+	return r.ReplaceMember(ctx, name, address)
+}
+
+// TransferLeadership has a member lead, for its being closer to those who write, say. It
+// leads until another has to. A learner or a witness cannot, which is [ErrMembers].
+func (db *DB) TransferLeadership(ctx context.Context, name string) error {
+	r, err := db.replica()
+	if err != nil {
+		return err
+	}
+	return r.TransferLeadership(ctx, name)
+}
+
+func (db *DB) replica() (*replica.Store, error) {
+	if r, ok := db.backend.(*replica.Store); ok {
+		return r, nil
+	}
+	return nil, fmt.Errorf("%w: this store is no member of a group", ErrMembers)
 }
 
 // Checksum is a hash of a replica's state after one log entry: members that have
@@ -233,10 +430,12 @@ type (
 	TxnResult = store.TxnResult
 	OpResult  = store.OpResult
 
-	Info  = store.Info
-	Kind  = store.Kind
-	Watch = store.Watch
-	Event = store.Event
+	Info   = store.Info
+	Member = store.Member
+	Kind   = store.Kind
+	Watch  = store.Watch
+	Event  = store.Event
+	Backup = store.Backup
 
 	Token  = transport.Token
 	Right  = transport.Right
@@ -333,6 +532,13 @@ var (
 	ErrUnauthenticated error = store.ErrUnauthenticated
 	ErrForbidden       error = store.ErrForbidden
 	ErrMalformed       error = store.ErrMalformed
+
+	ErrBackupDamaged error = store.ErrBackupDamaged
+	ErrBackupVersion error = store.ErrBackupVersion
+	ErrNoData        error = store.ErrNoData
+
+	ErrRemoved error = store.ErrRemoved
+	ErrMembers error = store.ErrMembers
 )
 
 // ErrCloseTimeout is returned by Close if a replica had not stopped within 5 s.

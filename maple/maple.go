@@ -145,6 +145,9 @@ func (db *DB) now() int64 {
 // Revision is that of the last change.
 func (db *DB) Revision() uint64 { return db.revision.Load() }
 
+// Skip leaves out the next n revisions. Nothing else may be done meanwhile.
+func (db *DB) Skip(n uint64) { db.revision.Add(n) }
+
 // Info fills in what the engine knows.
 func (db *DB) Info(info *store.Info) {
 	info.Revision = store.Revision(db.revision.Load())

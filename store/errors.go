@@ -167,6 +167,30 @@ var (
 	// ErrMalformed is returned over a network for a request that is not as the
 	// protocol has it. dkv's own clients send none. Kind: final.
 	ErrMalformed = sentinel(25, KindFinal, "dkv: malformed request")
+
+	// ErrBackupDamaged is returned for a backup that is not as it was written: cut,
+	// changed, with something behind its end, or none at all. The text says which,
+	// and where. Kind: final.
+	ErrBackupDamaged = sentinel(26, KindFinal, "dkv: backup damaged")
+
+	// ErrBackupVersion is returned for a backup in a version of the format that this
+	// version of dkv does not know. Kind: final.
+	ErrBackupVersion = sentinel(27, KindFinal, "dkv: backup of another version")
+
+	// ErrNoData is returned by Backup of a client, which has no data: the backup is
+	// to be made by a member, or by the program that has the store. And by a witness
+	// for every operation on what is stored: it keeps none of that, any other member
+	// does. Kind: final.
+	ErrNoData = sentinel(28, KindFinal, "dkv: no data here")
+
+	// ErrRemoved is returned by every operation of a member that was removed from its
+	// group, together with ErrClosed, and by Open of its directory, together with
+	// ErrBadOptions. Kind: closed.
+	ErrRemoved = sentinel(29, KindClosed, "dkv: removed from the group")
+
+	// ErrMembers is returned for a change of a group's members that cannot be made; the
+	// text says why. Kind: final.
+	ErrMembers = sentinel(30, KindFinal, "dkv: change of members refused")
 )
 
 var byCode = make(map[uint16]*Error)
@@ -185,6 +209,9 @@ func ErrorOf(code uint16) *Error { return byCode[code] }
 
 // KindOf says what became of the operation that returned err.
 func KindOf(err error) Kind {
+	if err == nil {
+		return KindNone // without what errors.As would allocate
+	}
 	var e *Error
 	if errors.As(err, &e) {
 		return e.kind

@@ -193,3 +193,15 @@ type Info struct {
 	// has been restarted since.
 	Progress map[string]uint64
 }
+
+// Backup describes a backup of a store.
+type Backup struct {
+	Revision Revision // of the last change that is in it; a store that begins with it goes on far behind
+	Keys     int64    // keys that are in it, expired ones included
+	Locks    int64    // locks that were held; one that is shared counts for each holder
+	Bytes    int64    // its length
+
+	// Checksum tells backups apart: the SHA-256, in hexadecimal, of all but the last
+	// block, which has it. Two backups of the same state may differ in it.
+	Checksum string
+}

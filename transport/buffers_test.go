@@ -94,3 +94,16 @@ func TestBuffersAreNotMixedUp(t *testing.T) {
 		})
 	}
 }
+
+func TestBuffersThatAreTooLargeAreNotKept(t *testing.T) {
+	huge := func() []byte { return make([]byte, 0, 2*store.MaxValueSize) }
+	body := huge()
+	in := frameReader{body: &body}
+	in.giveBackBody()
+	new(clientConn).keepLocked(huge())
+	for range 2 {
+		if b, _ := largeBuffers.Get().(*[]byte); b != nil && cap(*b) >= 2*store.MaxValueSize {
+			t.Errorf("one of %d bytes was kept", cap(*b))
+		}
+	}
+}

@@ -3,16 +3,23 @@ package transport
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"dkv/internal/command"
+	"dkv/internal/once"
+	"dkv/internal/ops"
 	"dkv/store"
+	"dkv/store/engine"
 	"dkv/store/local"
 )
 
@@ -122,10 +129,12 @@ func TestCancelledReadsMakeRoomForOthers(t *testing.T) {
 	}
 }
 
-// gated is a store whose barriers wait for a word.
+// gated is a store whose barriers, and whose writes that have come together, wait for a
+// word.
 type gated struct {
 	behindBarrier
-	goOn chan struct{}
+	goOn   chan struct{}
+	writes chan int // receives how many have come together
 }
 
 func (s gated) Barrier(ctx context.Context) error {
@@ -137,69 +146,273 @@ func (s gated) Barrier(ctx context.Context) error {
 	}
 }
 
-// TestReadsThatShareABarrierAreCancelledOneByOne cancels some before the barrier is
-// asked for, and some later.
-func TestReadsThatShareABarrierAreCancelledOneByOne(t *testing.T) {
+func (s gated) DoTogether(ctx context.Context, writes []ops.Write) {
+	s.writes <- len(writes)
+	if err := s.Barrier(ctx); err != nil {
+		for i := range writes {
+			writes[i].Err = err
+		}
+		return
+	}
+	s.behindBarrier.DoTogether(ctx, writes)
+}
+
+func newGated(s *local.Store) gated {
+	return gated{behindBarrier{waits{s}}, make(chan struct{}), make(chan int, 100)}
+}
+
+// said is a connection that says what it is told.
+type said struct {
+	net.Conn
+	r *bufio.Reader
+	w *bufio.Writer
+}
+
+// answered waits until all the requests that want has are answered, without an error, and
+// fails if another is.
+func answered(t *testing.T, conn said, want map[uint64]bool) {
+	t.Helper()
+	for len(want) > 0 {
+		resp := conn.response(t)
+		if resp.code != 0 {
+			t.Fatal(resp.err(store.ErrUnavailable))
+		}
+		if !want[resp.id] {
+			t.Fatalf("%d was answered", resp.id)
+		}
+		delete(want, resp.id)
+	}
+}
+
+// say connects to an endpoint, whose hello it has read.
+func say(t *testing.T, endpoint string) said {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	c := said{conn, bufio.NewReader(conn), bufio.NewWriter(conn)}
+	c.w.Write(hello)
+	c.w.Flush()
+	if _, err := readServerHello(c.r); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (c said) request(req request) { writeFrame(c.w, req.append(nil)) }
+
+func (c said) response(t *testing.T) response {
+	t.Helper()
+	body, err := readFrame(c.r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := parseResponse(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+// setting is the argument of a write.
+func setting(key, value string) []byte {
+	return command.AppendOp(nil, &engine.Op{Kind: engine.Set, Key: key, Value: []byte(value)}, once.ID{})
+}
+
+// TestWhatSharesAWaitIsCancelledOneByOne cancels some before the wait begins, and some
+// later.
+func TestWhatSharesAWaitIsCancelledOneByOne(t *testing.T) {
 	s := local.Open(local.Options{})
 	defer s.Close()
 	if err := s.Set(background(t), "k", []byte("v")); err != nil {
 		t.Fatal(err)
 	}
-	for name, c := range map[string]struct{ reads, atOnce, later []uint64 }{
+	for name, c := range map[string]struct{ asked, atOnce, later []uint64 }{
 		"none":                {[]uint64{1, 2}, nil, nil},
 		"one of two at once":  {[]uint64{1, 2}, []uint64{1}, nil},
 		"one of two later":    {[]uint64{1, 2}, nil, []uint64{2}},
 		"one each of three":   {[]uint64{1, 2, 3}, []uint64{2}, []uint64{1}},
 		"twice":               {[]uint64{1, 2, 3}, []uint64{2, 2}, []uint64{2, 2}},
 		"all but one of five": {[]uint64{1, 2, 3, 4, 5}, []uint64{2, 4}, []uint64{1, 5}},
+		"all":                 {[]uint64{1, 2, 3}, []uint64{2}, []uint64{1, 3}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			gate := gated{behindBarrier{waits{s}}, make(chan struct{})}
-			endpoint := serveBackend(t, "tcp://127.0.0.1:0", gate)
-			conn, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
+		for of, req := range map[string]request{
+			"reads":  {method: methodGet, arg: []byte("k")},
+			"writes": {method: methodWrite, arg: setting("k", "v")},
+		} {
+			t.Run(of+"/"+name, func(t *testing.T) {
+				gate := newGated(s)
+				conn := say(t, serveBackend(t, "tcp://127.0.0.1:0", gate))
+				want := make(map[uint64]bool)
+				for _, req.id = range c.asked {
+					conn.request(req)
+					want[req.id] = true
+				}
+				last := uint64(100)
+				cancel := func(ids []uint64) {
+					for _, id := range ids {
+						last++
+						conn.request(request{id: last, method: methodCancel, arg: []byte{byte(id)}})
+						delete(want, id)
+					}
+					conn.w.Flush()
+				}
+				cancel(c.atOnce)
+				time.Sleep(20 * time.Millisecond)
+				cancel(c.later)
+				time.Sleep(20 * time.Millisecond)
+				close(gate.goOn)
+				conn.request(request{id: last + 1, method: methodInfo}) // is answered in any case
+				conn.w.Flush()
+				want[last+1] = true
+				answered(t, conn, want)
+			})
+		}
+	}
+}
+
+// TestWritesThatComeTogetherFailOneByOne has one among them that cannot be read, one that
+// is refused, and some whose time is much shorter than that of the others.
+func TestWritesThatComeTogetherFailOneByOne(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	if err := s.Set(background(t), "word", []byte("abc")); err != nil {
+		t.Fatal(err)
+	}
+	gate := newGated(s)
+	conn := say(t, serveBackend(t, "tcp://127.0.0.1:0", gate))
+	for i, req := range []request{
+		{timeout: time.Minute, arg: setting("a", "1")},
+		{timeout: time.Minute, arg: []byte{200}},
+		{timeout: 2 * time.Minute, arg: command.AppendOp(nil, &engine.Op{Kind: engine.Add, Key: "word", Delta: 1}, once.ID{})},
+		{timeout: time.Minute, arg: setting("b", "2")},
+		{timeout: 20 * time.Millisecond, arg: setting("c", "3")},
+		{timeout: 30 * time.Millisecond, arg: setting("d", "4")},
+		{arg: setting("e", "5")},
+	} {
+		req.id, req.method = uint64(i+1), methodWrite
+		conn.request(req)
+	}
+	conn.w.Flush()
+	for range 2 { // none of the others have to wait for those that are short
+		if resp := conn.response(t); resp.id != 5 && resp.id != 6 || store.KindOf(resp.err(store.ErrUnavailable)) != store.KindNotApplied {
+			t.Fatalf("%d is answered: %v", resp.id, resp.err(store.ErrUnavailable))
+		}
+	}
+	close(gate.goOn)
+	for range 5 {
+		resp := conn.response(t)
+		err := resp.err(store.ErrUnavailable)
+		switch resp.id {
+		case 2:
+			if resp.code == 0 || errors.Is(err, store.ErrUnavailable) {
+				t.Error("malformed:", err)
+			}
+		case 3:
+			if !errors.Is(err, store.ErrNotNumber) {
+				t.Error("refused:", err)
+			}
+		default:
 			if err != nil {
-				t.Fatal(err)
+				t.Error(resp.id, err)
 			}
-			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
-			r, w := bufio.NewReader(conn), bufio.NewWriter(conn)
-			w.Write(hello)
-			w.Flush()
-			if _, err := readServerHello(r); err != nil {
-				t.Fatal(err)
+		}
+	}
+	var together []int
+	for len(gate.writes) > 0 {
+		together = append(together, <-gate.writes)
+	}
+	if slices.Sort(together); !slices.Equal(together, []int{1, 2, 4}) {
+		t.Errorf("%v came together", together)
+	}
+	info, err := s.Info(background(t))
+	if err != nil || info.Keys != 4 {
+		t.Errorf("%d keys, %v", info.Keys, err)
+	}
+}
+
+// heedless is a gated store whose writes do not end when nobody waits for them.
+type heedless struct{ gated }
+
+func (s heedless) DoTogether(ctx context.Context, writes []ops.Write) {
+	s.gated.DoTogether(context.WithoutCancel(ctx), writes)
+}
+
+// TestCancelledWritesThatAreUnderWayCountAsSuch has twice as many writes come as may be under
+// way, of which the first half are cancelled.
+func TestCancelledWritesThatAreUnderWayCountAsSuch(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	gate := heedless{newGated(s)}
+	gate.writes = make(chan int, 2*maxInFlight)
+	conn := say(t, serveBackend(t, "tcp://127.0.0.1:0", gate))
+	began := 0
+	count := func() int {
+		for len(gate.writes) > 0 {
+			began += <-gate.writes
+		}
+		return began
+	}
+	write := func(id uint64) { conn.request(request{id: id, method: methodWrite, arg: setting("k", "v")}) }
+	for id := range uint64(maxInFlight) {
+		write(id + 1)
+	}
+	conn.w.Flush()
+	until(t, "as many as may be are under way", func() bool { return count() == maxInFlight })
+	last := uint64(maxInFlight)
+	for id := range uint64(maxInFlight) {
+		last++
+		conn.request(request{id: last, method: methodCancel, arg: binary.AppendUvarint(nil, id+1)})
+	}
+	want := make(map[uint64]bool)
+	for range maxInFlight {
+		last++
+		write(last)
+		want[last] = true
+	}
+	conn.w.Flush()
+	time.Sleep(50 * time.Millisecond)
+	if n := count(); n != maxInFlight {
+		t.Errorf("%d writes are under way, %d may be", n, maxInFlight)
+	}
+	close(gate.goOn)
+	answered(t, conn, want)
+}
+
+// TestWhatComesBeforeAMalformedRequestIsAnswered has requests come with one that cannot be
+// read, and be under way for a while.
+func TestWhatComesBeforeAMalformedRequestIsAnswered(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	for name, patient := range map[string]bool{"soon over": true, "not to be waited for": false} {
+		t.Run(name, func(t *testing.T) {
+			gate := newGated(s)
+			conn := say(t, serveBackend(t, "tcp://127.0.0.1:0", gate))
+			conn.request(request{id: 1, method: methodWrite, arg: setting("k", "v")})
+			conn.request(request{id: 2, method: methodGet, arg: []byte("k")})
+			conn.request(request{id: 3, method: methods})
+			conn.w.Flush()
+			until(t, "the write is under way", func() bool { return len(gate.writes) == 1 })
+			if patient {
+				time.Sleep(20 * time.Millisecond)
+				close(gate.goOn)
 			}
-			want := make(map[uint64]bool)
-			for _, id := range c.reads {
-				writeFrame(w, request{id: id, method: methodGet, arg: []byte("k")}.append(nil))
-				want[id] = true
+			answered := make(map[uint64]bool)
+			for range 2 {
+				resp := conn.response(t)
+				answered[resp.id] = true
+				if patient != (resp.code == 0) {
+					t.Errorf("%d: %v", resp.id, resp.err(store.ErrUnavailable))
+				}
 			}
-			last := uint64(100)
-			cancel := func(ids []uint64) {
-				for _, id := range ids {
-					last++
-					writeFrame(w, request{id: last, method: methodCancel, arg: []byte{byte(id)}}.append(nil))
-					delete(want, id)
-				}
-				w.Flush()
+			if !answered[1] || !answered[2] {
+				t.Errorf("%v were answered", answered)
 			}
-			cancel(c.atOnce)
-			time.Sleep(20 * time.Millisecond)
-			cancel(c.later)
-			time.Sleep(20 * time.Millisecond)
-			close(gate.goOn)
-			for len(want) > 0 {
-				body, err := readFrame(r)
-				if err != nil {
-					t.Fatal(err, want)
-				}
-				resp, err := parseResponse(body)
-				if err != nil || resp.code != 0 {
-					t.Fatal(resp.err(store.ErrUnavailable), err)
-				}
-				if !want[resp.id] {
-					t.Fatalf("%d was answered", resp.id)
-				}
-				delete(want, resp.id)
+			if _, err := readFrame(conn.r); err == nil {
+				t.Error("the connection goes on")
 			}
 		})
 	}

@@ -50,7 +50,9 @@ type ClientOptions struct {
 
 	// Conns is how many connections there are to each endpoint. One carries the
 	// requests of any number of callers; more use more processors for large
-	// values. Default: 1.
+	// values. Default: 1, and up to 3 while values of more than 64 KiB, those of a
+	// transaction that is sent taken together, are sent or read, and for some seconds
+	// after.
 	Conns int
 
 	// Dial connects to a server; network and address are those of an endpoint, as
@@ -100,7 +102,6 @@ func NewClient(opts ClientOptions) (*Client, error) {
 		return nil, fmt.Errorf("%w: Conns is negative", store.ErrBadOptions)
 	}
 	opts.Endpoints = slices.Clone(opts.Endpoints)
-	opts.Conns = max(1, opts.Conns)
 	if opts.Dial == nil {
 		opts.Dial = new(net.Dialer).DialContext
 	}
@@ -248,9 +249,9 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 	}
 	writes := r.method == methodWrite
 	several := len(c.opts.Endpoints) > 1
-	declined := 0 // answers that another server may not give
+	var declined []*endpoint // whose answers another server may not give
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
-		conn, err = c.servers.pick(ctx, writes)
+		conn, err = c.servers.pick(ctx, writes, declined)
 		if err == nil {
 			err = conn.enter()
 		}
@@ -272,11 +273,13 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 					exposed = true
 				case exposed && (kind == store.KindNotApplied || refused(answer)):
 					// This attempt had no effect. Of an earlier one that is not known.
-				case several && kind == store.KindNotApplied && (passes(answer, r.method) || declined+1 < len(c.opts.Endpoints)):
-					declined++ // another server may do better
+				case several && kind == store.KindNotApplied && (passes(answer, r.method) || c.othersThan(declined, conn.endpoint)):
+					if !slices.Contains(declined, conn.endpoint) {
+						declined = append(declined, conn.endpoint)
+					}
 				default:
 					conn.exit()
-					return nil, nil, exposed, failed
+					return nil, nil, exposed, ended(ctx, failed)
 				}
 			} else {
 				exposed = exposed || sent && writes
@@ -304,6 +307,28 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 			return nil, nil, exposed, fmt.Errorf("%w (%v)", ops.Ended(late, ctx), err)
 		}
 	}
+}
+
+// ended returns an answer that says that the time is over as an error of ctx as well: it may
+// be over there a moment before it is here.
+func ended(ctx context.Context, failed error) error {
+	const moment = 20 * time.Millisecond
+	if kind := store.KindOf(failed); kind != store.KindNotApplied && kind != store.KindUnknown {
+		return failed
+	}
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < moment {
+		<-ctx.Done()
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", failed, err)
+	}
+	return failed
+}
+
+// othersThan tells whether an endpoint has not declined before and is not the last that has
+// not.
+func (c *Client) othersThan(declined []*endpoint, e *endpoint) bool {
+	return len(declined)+1 < len(c.opts.Endpoints) && !slices.Contains(declined, e)
 }
 
 // passes tells whether what a server answers is worth asking again for, as long as ctx

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"dkv/store"
+	"dkv/store/engine"
 )
 
 // clientConn is a connection to a server. One goroutine writes what callers append,
@@ -21,10 +22,12 @@ type clientConn struct {
 	raw      *rawWriter    // nil if it cannot be; belongs to who has made mu.writing true
 	codec    *transcoder   // nil for Binary
 	identity uint64        // of the store, 0 if not known
+	endpoint *endpoint     // of the server; set when the connection becomes one to choose from
 	wake     chan struct{} // has room for one: there is something to write
 	failed   chan struct{} // closed when the connection is of no use any longer
 	heard    atomic.Int64  // when something was last read, or taken of what is large, in nanoseconds since began
 	began    time.Time
+	isLarge  func() // told of values of more than bulkFrom bytes; nil: nobody is
 
 	mu struct {
 		sync.Mutex
@@ -40,11 +43,12 @@ type clientConn struct {
 		since time.Duration // since when something is, since began
 		asked time.Duration // when check last asked the server
 
-		pending int // callers, from enter to exit
-		failed  bool
-		retired bool // takes no new callers, and fails when the last has gone
-		parted  bool // the server takes no more requests
+		failed bool
+		parted bool // the server takes no more requests
 	}
+
+	pending atomic.Int64 // callers, from enter to exit
+	retired atomic.Bool  // it takes no new callers, and fails when the last has gone
 }
 
 // waiter is a caller that waits for a response. It is the caller's once done has
@@ -174,11 +178,9 @@ func (c *clientConn) failLocked() {
 
 // retire ends the connection once nothing waits for it.
 func (c *clientConn) retire() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.mu.retired = true
-	if c.mu.pending == 0 {
-		c.failLocked()
+	c.retired.Store(true)
+	if c.pending.Load() == 0 {
+		c.fail()
 	}
 }
 
@@ -187,21 +189,17 @@ var errConnection = errors.New("the connection has failed")
 // enter makes the caller one that the connection stays for until exit, unless it
 // fails.
 func (c *clientConn) enter() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.mu.failed || c.mu.retired {
+	if c.pending.Add(1); c.retired.Load() {
+		c.exit()
 		return errConnection
 	}
-	c.mu.pending++
 	return nil
 }
 
 // exit undoes enter.
 func (c *clientConn) exit() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.mu.pending--; c.mu.pending == 0 && c.mu.retired {
-		c.failLocked()
+	if c.pending.Add(-1) == 0 && c.retired.Load() {
+		c.fail()
 	}
 }
 
@@ -220,16 +218,19 @@ func (h hearing) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// read hands out responses until the connection fails.
+// read hands out responses until the connection fails. Those that have come together
+// are looked up together.
 func (c *clientConn) read() {
 	defer c.fail()
 	in := frameReader{r: hearing{c}, limit: c.codec.frameLimit()}
 	defer in.giveBack()
+	var came []arrived
 	for {
 		body, own, err := in.next()
 		if err != nil {
 			return
 		}
+		large := len(body) > bulkFrom && c.isLarge != nil
 		var resp response
 		if c.codec == nil {
 			resp, err = parseResponse(body)
@@ -237,6 +238,18 @@ func (c *clientConn) read() {
 			resp, err = c.codec.parseResponse(body, c.waits)
 			own = true
 		}
+		if large && err == nil && getsValue(c.waits(resp.id)) {
+			c.isLarge()
+		}
+		if err == nil && resp.id != 0 {
+			came = append(came, arrived{resp: resp, own: own})
+			if len(came) < maxArrived && in.ready() {
+				continue // which leaves the bodies where they are
+			}
+		}
+		c.deliver(came)
+		clear(came)
+		came = came[:0]
 		if err != nil {
 			return
 		}
@@ -244,12 +257,36 @@ func (c *clientConn) read() {
 			c.parted(resp)
 			return
 		}
-		c.mu.Lock()
-		w := c.mu.wait[resp.id]
-		delete(c.mu.wait, resp.id)
-		c.mu.Unlock()
-		if w != nil {
-			w.deliver(resp, own)
+	}
+}
+
+// getsValue tells whether the response to a request is large only if a value is. Pages of
+// scans and events are many small ones, as a rule.
+func getsValue(m method) bool {
+	return m == methodGet || m == methodGetStale || m == methodGetEntry
+}
+
+// arrived is a response, and who waits for it.
+type arrived struct {
+	resp response
+	own  bool
+	w    *waiter
+}
+
+const maxArrived = 64
+
+// deliver hands out responses.
+func (c *clientConn) deliver(came []arrived) {
+	c.mu.Lock()
+	for i := range came {
+		a := &came[i]
+		a.w = c.mu.wait[a.resp.id]
+		delete(c.mu.wait, a.resp.id)
+	}
+	c.mu.Unlock()
+	for _, a := range came {
+		if a.w != nil {
+			a.w.deliver(a.resp, a.own)
 		}
 	}
 }
@@ -308,15 +345,13 @@ func (c *clientConn) write() {
 	}
 }
 
-// largeBuffers are *[]byte that large values were written from.
-var largeBuffers sync.Pool
-
 // keepLocked has a buffer be used again.
 func (c *clientConn) keepLocked(b []byte) {
 	if cap(b) <= keepBuffer {
 		c.mu.spare = b[:0]
-	} else if cap(b) < 2*store.MaxValueSize {
-		largeBuffers.Put(&b)
+	} else {
+		large := b
+		reuseLarge(&large)
 	}
 }
 
@@ -474,6 +509,9 @@ func (c *clientConn) roundTrip(ctx context.Context, r request, brief bool) (w *w
 	if brief && r.method != methodPoll && r.method != methodAwaitLock && (r.timeout == 0 || r.timeout > attemptTimeout) {
 		r.timeout = attemptTimeout
 	}
+	if r.op != nil && c.isLarge != nil && sentWith(r.op) > bulkFrom {
+		c.isLarge()
+	}
 	if w, err = c.send(ctx, r); err != nil {
 		return nil, false, err
 	}
@@ -502,6 +540,22 @@ func (c *clientConn) roundTrip(ctx context.Context, r request, brief bool) (w *w
 	}
 	w.release()
 	return nil, true, ctx.Err()
+}
+
+// sentWith is how many bytes the values of an operation, or of a transaction's parts, take.
+func sentWith(op *engine.Op) int {
+	sum := len(op.Value)
+	if op.Txn != nil {
+		for i := range op.Txn.If {
+			sum += len(op.Txn.If[i].Value)
+		}
+		for _, branch := range [2][]engine.Op{op.Txn.Then, op.Txn.Else} {
+			for i := range branch {
+				sum += len(branch[i].Value)
+			}
+		}
+	}
+	return sum
 }
 
 // result is what roundTrip returns for a waiter that is done.

@@ -85,6 +85,10 @@ type ListenOptions struct {
 	// Insecure lets everybody who can reach this machine connect without encryption:
 	// they, and all on the way, see and may change what is stored, tokens included.
 	Insecure bool
+
+	// Port, if it is set, is listened on already at the endpoint's address: its Clients
+	// are listened to.
+	Port *Port
 }
 
 // Listen listens on an endpoint: "tcp://host:port", "http://host:port" or
@@ -102,7 +106,13 @@ func Listen(endpoint string, opts ListenOptions) (net.Listener, error) {
 	} else if at.network == "unix" {
 		l, err = listenUnix(at.address)
 	} else if err = opts.check(at.address); err == nil {
-		if l, err = net.Listen("tcp", at.address); err == nil && opts.TLS != nil {
+		if opts.Port != nil {
+			l = opts.Port.Clients()
+			err = opts.check(l.Addr().String())
+		} else {
+			l, err = net.Listen("tcp", at.address)
+		}
+		if err == nil && opts.TLS != nil {
 			l = tls.NewListener(l, opts.TLS)
 		}
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -39,7 +41,7 @@ func connectToAll(t *testing.T, endpoints ...string) *Client {
 	t.Helper()
 	c := connect(t, endpoints...)
 	c.servers.dialAll()
-	until(t, "all are connected to", func() bool { return len(c.servers.usual.Load().all) == len(endpoints) })
+	until(t, "all are connected to", func() bool { return len(c.servers.usual.Load().few.all) == len(endpoints) })
 	return c
 }
 
@@ -147,6 +149,7 @@ func TestLargeValuesGetThroughSlowly(t *testing.T) {
 	client := func() *Client {
 		c, err := NewClient(ClientOptions{
 			Endpoints: []string{endpoint},
+			Conns:     1, // so that any more is one that was given up
 			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 				dials.Add(1)
 				conn, err := new(net.Dialer).DialContext(ctx, network, address)
@@ -258,24 +261,45 @@ func TestWhatOneServerHasNotAppliedIsTriedAtAnother(t *testing.T) {
 	}
 }
 
-func TestReadsAndWritesTakeTurnsOfTheirOwn(t *testing.T) {
-	s := local.Open(local.Options{})
-	defer s.Close()
-	all := []*counted{{Store: s}, {Store: s}}
-	c := connectToAll(t, serveBackend(t, "tcp://127.0.0.1:0", all[0]), serveBackend(t, "tcp://127.0.0.1:0", all[1]))
-	ctx := background(t)
-	for range 50 {
-		if err := c.Set(ctx, "k", nil); err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := c.Get(ctx, "k"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, b := range all {
-		if r, w := b.reads.Load(), b.writes.Load(); r < 10 || w < 10 {
-			t.Errorf("of 50 reads and 50 writes one server has got %d and %d", r, w)
-		}
+// TestWhatOneServerDeclinesIsTriedAtAnother has a server on a full disk, to which there are
+// more connections than to the other one, or which is the one of the member that leads.
+func TestWhatOneServerDeclinesIsTriedAtAnother(t *testing.T) {
+	st := local.Open(local.Options{})
+	defer st.Close()
+	full := serveBackend(t, "tcp://127.0.0.1:0", declining{waits{st}})
+	good := serveBackend(t, "tcp://127.0.0.1:0", st)
+	for name, leads := range map[string]bool{"more connections": false, "leads": true} {
+		t.Run(name, func(t *testing.T) {
+			c, err := NewClient(ClientOptions{Endpoints: []string{full, good}, Conns: 3})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			s := &c.servers
+			s.look.Store(math.MaxInt64) // nobody looks who leads
+			s.dialAll()
+			until(t, "all are connected to", func() bool { return len(s.usual.Load().few.all) == 6 })
+			s.mu.Lock()
+			s.mu.all[0].leads = leads
+			others := slices.Clone(s.mu.all[1].conns[1:])
+			s.mu.Unlock()
+			for _, conn := range others {
+				s.retire(conn)
+			}
+			s.mu.Lock()
+			s.mu.all[1].retry = time.Now().Add(time.Hour)
+			s.chooseLocked()
+			s.mu.Unlock()
+			ctx := background(t)
+			for range 20 {
+				if err := c.Set(ctx, "k", nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := len(s.usual.Load().few.all); n != 4 {
+				t.Errorf("there are %d connections now", n)
+			}
+		})
 	}
 }
 

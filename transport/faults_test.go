@@ -62,7 +62,11 @@ func TestOperationsEndWithTheirContextWhateverTheServerDoes(t *testing.T) {
 // tells whether any of it was sent.
 func writesGetStuck(t *testing.T, limit time.Duration) bool {
 	t.Helper()
-	c := connect(t, deaf(t))
+	c, err := NewClient(ClientOptions{Endpoints: []string{deaf(t)}, Conns: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
 	c.enrolment.Store(&enrolment{client: 1, nonce: 1, next: 1, low: 1}) // which the server would not answer
 	var stuck atomic.Int64
 	var wg sync.WaitGroup

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"dkv/store"
 )
 
 // A frame is a length (4 bytes, little-endian, that of what follows) and a body.
@@ -42,6 +44,17 @@ const (
 
 var busyBuffers = sync.Pool{New: func() any { return new([busyBuffer]byte) }}
 
+// largeBuffers are *[]byte that clients have written large values from, and servers have
+// read large bodies into.
+var largeBuffers sync.Pool
+
+// reuseLarge has a buffer be used again, unless it is too large to be kept.
+func reuseLarge(b *[]byte) {
+	if cap(*b) < 2*store.MaxValueSize {
+		largeBuffers.Put(b)
+	}
+}
+
 // frameReader reads frames.
 type frameReader struct {
 	r        io.Reader
@@ -51,6 +64,8 @@ type frameReader struct {
 	from, to int               // what is in buf and has not been returned
 	last     int               // how much came with the last read
 	limit    int               // of a body, if it is not maxFrame
+	reuse    bool              // nothing is kept of any body
+	body     *[]byte           // borrowed for one that does not fit into buf, or nil
 }
 
 // ready tells whether the next frame is there, so that next does not wait.
@@ -62,6 +77,7 @@ func (f *frameReader) ready() bool {
 // next returns the body of the next frame, which is good until the one after it is
 // asked for. own says that it stays the caller's: it was too large for the buffer.
 func (f *frameReader) next() (body []byte, own bool, err error) {
+	f.giveBackBody()
 	for f.to-f.from < frameHeader {
 		if err := f.fill(); err != nil {
 			return nil, false, err
@@ -74,7 +90,7 @@ func (f *frameReader) next() (body []byte, own bool, err error) {
 	f.from += frameHeader
 	if size > busyBuffer {
 		body, err := f.large(size)
-		return body, true, err
+		return body, !f.reuse, err
 	}
 	for f.to-f.from < size {
 		if err := f.fill(); err != nil {
@@ -137,6 +153,14 @@ func (f *frameReader) giveBack() {
 	}
 }
 
+// giveBackBody returns the memory of the last body.
+func (f *frameReader) giveBackBody() {
+	if f.body != nil {
+		reuseLarge(f.body)
+		f.body = nil
+	}
+}
+
 // large reads the rest of a frame that does not fit into the buffer.
 func (f *frameReader) large(size int) ([]byte, error) {
 	for f.to-f.from < largeFrom {
@@ -144,17 +168,25 @@ func (f *frameReader) large(size int) ([]byte, error) {
 			return nil, err
 		}
 	}
-	body := make([]byte, 0, min(size, firstGrowth))
+	var body []byte
+	if f.reuse {
+		if f.body, _ = largeBuffers.Get().(*[]byte); f.body == nil {
+			f.body = new([]byte)
+		}
+		body = (*f.body)[:0]
+		defer func() { *f.body = body }()
+	}
+	if cap(body) < min(size, firstGrowth) {
+		body = make([]byte, 0, min(size, firstGrowth))
+	}
 	n := min(size, f.to-f.from)
 	body = append(body, f.buf[f.from:f.from+n]...)
 	f.from += n
 	for len(body) < size {
 		if len(body) == cap(body) {
-			grown := make([]byte, len(body), min(size, 4*cap(body)))
-			copy(grown, body)
-			body = grown
+			body = append(make([]byte, 0, min(size, 4*cap(body))), body...)
 		}
-		n, err := io.ReadFull(f.r, body[len(body):cap(body)])
+		n, err := io.ReadFull(f.r, body[len(body):min(size, cap(body))])
 		body = body[:len(body)+n]
 		if err != nil {
 			return nil, err

@@ -43,7 +43,7 @@ type group struct {
 
 type grouped struct {
 	request
-	cancelled bool // its slot is free again, and it is not to be answered
+	cancelled bool // it is not to be answered; the slot of a read is free again
 }
 
 // groups are used again: those of many requests would be much to make each time.
@@ -95,6 +95,7 @@ func (c *served) gather(kind **group, req request, own bool) {
 	}
 	g.shortest, g.longest = min(g.shortest, req.timeout), max(g.longest, req.timeout)
 	i := len(g.requests)
+	reads := kind == &c.reads
 	g.requests = append(g.requests, grouped{request: req})
 	if req.timeout != 0 && req.timeout <= soon {
 		return // it is soon over, without being cancelled
@@ -107,7 +108,9 @@ func (c *served) gather(kind **group, req request, own bool) {
 			return
 		}
 		r.cancelled = true
-		<-c.slots
+		if reads {
+			<-c.slots // nothing is done for it any longer; a write stays under way
+		}
 		if g.left--; g.left == 0 && g.cancel != nil {
 			g.cancel()
 		}
@@ -198,7 +201,8 @@ func (c *served) readOne(ctx context.Context, req request, err error) {
 	}
 }
 
-// writeAll carries out writes together.
+// writeAll carries out writes together. None of them is answered before the last is over,
+// and each has its slot until then, even if it was cancelled.
 func (c *served) writeAll(ctx context.Context, g *group) {
 	for i := range g.requests {
 		op, id, err := decodeWrite(g.requests[i].arg)
@@ -208,14 +212,13 @@ func (c *served) writeAll(ctx context.Context, g *group) {
 	var result []byte
 	for i := range g.requests {
 		r, w := &g.requests[i], &g.doing[i]
-		if !c.over(r) {
-			continue
-		}
-		if err := writeError(w.Result, w.Err); err != nil {
-			c.respond(failure(r.id, err))
-		} else {
-			result = appendResult(result[:0], w.Result)
-			c.respond(response{id: r.id, method: r.method, result: result})
+		if c.over(r) {
+			if err := writeError(w.Result, w.Err); err != nil {
+				c.respond(failure(r.id, err))
+			} else {
+				result = appendResult(result[:0], w.Result)
+				c.respond(response{id: r.id, method: r.method, result: result})
+			}
 		}
 		<-c.slots
 	}

@@ -166,8 +166,8 @@ func TestScanOfOnePageTakesOneRequest(t *testing.T) {
 	conn := c.current()
 	conn.mu.Lock()
 	defer conn.mu.Unlock()
-	if conn.mu.last != 1 || conn.mu.pending != 0 {
-		t.Fatalf("%d requests, of which %d are pending", conn.mu.last, conn.mu.pending)
+	if conn.mu.last != 1 || conn.pending.Load() != 0 {
+		t.Fatalf("%d requests, of which %d are pending", conn.mu.last, conn.pending.Load())
 	}
 }
 

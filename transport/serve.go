@@ -90,6 +90,7 @@ type served struct {
 func newServed(s *Server, conn net.Conn, b Backend, a Access) *served {
 	c := &served{server: s, conn: conn, backend: b, access: a, in: frameReader{r: conn}, out: newFrameWriter(conn)}
 	c.prompt = b.Prompt()
+	c.in.reuse = c.prompt // which copies what it keeps
 	c.grouping, _ = b.(Grouping)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	c.pollCtx, c.endPolls = context.WithCancel(c.ctx)
@@ -114,6 +115,7 @@ func (c *served) serve() {
 		c.cancel()
 		c.scans.close()
 		c.in.giveBack()
+		c.in.giveBackBody()
 		if closing {
 			c.respond(goodbye(c.last))
 			c.out.flush()
@@ -138,10 +140,25 @@ func (c *served) serve() {
 			req, err = c.codec.parseRequest(body)
 			own = true
 		}
-		if err != nil || !c.take(req, own) {
+		if err != nil {
+			c.finish()
+			return
+		}
+		if !c.take(req, own) {
 			return
 		}
 	}
+}
+
+// finish has what came before a request that cannot be read be answered: it counts as
+// read. It does not wait for long, as the client can cancel nothing any longer.
+func (c *served) finish() {
+	defer time.AfterFunc(lingerTimeout, c.cancel).Stop()
+	c.sendGathered()
+	for range cap(c.slots) {
+		c.slots <- struct{}{} // each is free when its request is over
+	}
+	c.out.flush()
 }
 
 // linger waits until the client has hung up, but not for long. To close a

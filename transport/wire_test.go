@@ -26,7 +26,7 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 
 // current is a connection of the client's that is in use, nil if there is none.
 func (c *Client) current() *clientConn {
-	if all := c.servers.usual.Load().all; len(all) > 0 {
+	if all := c.servers.usual.Load().few.all; len(all) > 0 {
 		return all[0]
 	}
 	return nil

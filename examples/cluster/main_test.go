@@ -82,6 +82,53 @@ func TestThreeProcessesDoWhatThePackageCommentShows(t *testing.T) {
 	leader.stop(t)
 }
 
+// TestOneNodeBecomesFiveAndOneAgain writes and reads all the while.
+func TestOneNodeBecomesFiveAndOneAgain(t *testing.T) {
+	bin, dir := build(t), t.TempDir()
+	names := []string{"a", "b", "c", "d", "e"}
+	addrs := freeAddresses(t, 2*len(names))
+	var nodes nodeList
+	for i, name := range names {
+		http := addrs[len(names)+i]
+		args := []string{bin, "-node", name, "-http", http, "-dir", filepath.Join(dir, name)}
+		if i == 0 {
+			args = append(args, "-members", name+"="+addrs[i])
+		} else {
+			args = append(args, "-raft", addrs[i], "-join", strings.Join(addrs[:i], ","))
+		}
+		n := newNode(t, name, http, args)
+		nodes = append(nodes, n)
+		n.wait(t, "GET", "/ready", 200)
+		link := "https://go.dev/" + name
+		n.want(t, "PUT", "/links/newest", link, 204, "")
+		for j, other := range nodes {
+			other.want(t, "GET", "/links/newest", "", 302, link+"\n")
+			got := other.do("GET", "/members", "")
+			if lines := strings.Count(got.body, "\n"); got.code != 200 || lines != len(nodes) || !strings.Contains(got.body, names[j]+" "+addrs[j]) {
+				t.Errorf("members according to %s: %+v", other.name, got)
+			}
+		}
+	}
+	e := nodes[4]
+	e.want(t, "POST", "/members/e/lead", "", 204, "")
+	e.waitFor(t, "e leading", func(s statusAnswer) bool { return s.Leader == "e" })
+	for _, gone := range nodes[:4] {
+		e.want(t, "DELETE", "/members/"+gone.name, "", 204, "")
+		select {
+		case <-gone.exited:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s runs 20 s after it was removed", gone.name)
+		}
+		if code := gone.cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("%s ended with code %d, want 0", gone.name, code)
+		}
+		e.want(t, "PUT", "/links/last", "https://go.dev/without/"+gone.name, 204, "")
+	}
+	e.want(t, "DELETE", "/members/e", "", 400, "")
+	e.want(t, "GET", "/links/newest", "", 302, "https://go.dev/e\n")
+	e.stop(t)
+}
+
 func TestFlagsFillInWhatTheNodeDecides(t *testing.T) {
 	cfg, err := parseFlags([]string{"-node", "b"})
 	if err != nil {
@@ -90,9 +137,14 @@ func TestFlagsFillInWhatTheNodeDecides(t *testing.T) {
 	if cfg.http != "127.0.0.1:8002" || filepath.Base(cfg.dir) != "b" || cfg.members["c"] != "127.0.0.1:7003" {
 		t.Errorf("got %+v", cfg)
 	}
+	if cfg, err = parseFlags([]string{"-node", "d", "-join", "127.0.0.1:7001"}); err != nil || cfg.http != "127.0.0.1:8004" || cfg.address != "127.0.0.1:7004" {
+		t.Errorf("got %+v, %v", cfg, err)
+	}
 	for _, args := range [][]string{
 		{},
 		{"-node", "d"},
+		{"-node", "dd", "-join", "127.0.0.1:7001"},
+		{"-node", "a", "-raft", "127.0.0.1:7001"},
 		{"-node", "a", "extra"},
 		{"-node", "a", "-members", "a=1,a=2"},
 		{"-node", "a", "-members", "a"},
@@ -161,22 +213,27 @@ func startNodes(t *testing.T, bin string) nodeList {
 	var nodes nodeList
 	for i, name := range names {
 		http := addrs[len(names)+i]
-		n := &node{name: name, url: "http://" + http, args: []string{bin, "-node", name, "-http", http,
-			"-members", strings.Join(members, ","), "-dir", filepath.Join(dir, name)}}
-		n.start(t)
-		nodes = append(nodes, n)
-		t.Cleanup(func() {
-			_ = n.cmd.Process.Kill() // does nothing if it has ended in good order
-			<-n.exited
-			if t.Failed() {
-				t.Logf("log of %s:\n%s", n.name, n.log.String())
-			}
-		})
+		nodes = append(nodes, newNode(t, name, http, []string{bin, "-node", name, "-http", http,
+			"-members", strings.Join(members, ","), "-dir", filepath.Join(dir, name)}))
 	}
 	for _, n := range nodes {
 		n.wait(t, "GET", "/links/none", 404)
 	}
 	return nodes
+}
+
+// newNode starts a process, which ends with the test.
+func newNode(t *testing.T, name, http string, args []string) *node {
+	n := &node{name: name, url: "http://" + http, args: args}
+	n.start(t)
+	t.Cleanup(func() {
+		_ = n.cmd.Process.Kill() // does nothing if it has ended in good order
+		<-n.exited
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", n.name, n.log.String())
+		}
+	})
+	return n
 }
 
 func (l nodeList) named(name string) *node {

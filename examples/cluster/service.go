@@ -47,6 +47,9 @@ func newService(db *dkv.DB, log *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /links/{name}", s.getLink)
 	mux.HandleFunc("DELETE /links/{name}", s.deleteLink)
 	mux.HandleFunc("POST /jobs/{name}/run", s.runJob)
+	mux.HandleFunc("GET /members", s.members)
+	mux.HandleFunc("DELETE /members/{name}", s.removeMember)
+	mux.HandleFunc("POST /members/{name}/lead", s.transferLeadership)
 	mux.HandleFunc("GET /status", s.status)
 	mux.HandleFunc("GET /live", s.live)
 	mux.HandleFunc("GET /ready", s.ready)
@@ -161,6 +164,42 @@ func (s *service) release(name string, owner dkv.Owner) {
 	if _, err := s.db.Release(ctx, name, owner); err != nil {
 		s.log.Warn("lock not released, it will end by itself", "job", name, "err", err)
 	}
+}
+
+// members tells which nodes the cluster has.
+func (s *service) members(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), opLimit)
+	defer cancel()
+	all, err := s.db.Members(ctx)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	for _, m := range all {
+		leads := ""
+		if m.Leads {
+			leads = " leads"
+		}
+		fmt.Fprintf(w, "%s %s%s\n", m.Name, m.Address, leads)
+	}
+}
+
+func (s *service) removeMember(w http.ResponseWriter, r *http.Request) {
+	s.changeMember(w, r, s.db.RemoveMember)
+}
+
+func (s *service) transferLeadership(w http.ResponseWriter, r *http.Request) {
+	s.changeMember(w, r, s.db.TransferLeadership)
+}
+
+func (s *service) changeMember(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, name string) error) {
+	ctx, cancel := context.WithTimeout(r.Context(), opLimit)
+	defer cancel()
+	if err := change(ctx, r.PathValue("name")); err != nil {
+		fail(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // status tells what this node knows. It asks no other and waits for nothing, so

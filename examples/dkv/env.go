@@ -11,7 +11,7 @@ import (
 const envPrefix = "DKV_"
 
 // aliases are other names of flags.
-var aliases = map[string]string{"endpoints": "transport-endpoints"}
+var aliases = map[string]string{"endpoints": "transport-endpoints", "dir": "data-dir"}
 
 func normalizeFlag(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	if known, ok := aliases[name]; ok {

@@ -76,7 +76,7 @@ Exit codes: 0 yes · 1 no: not found, not set, not acquired, not released · 2 b
 		return usage(err)
 	})
 	group(root)
-	root.AddCommand(newServe(), newKV(), newLock(), newInfo(), newVersion())
+	root.AddCommand(newServe(), newKV(), newLock(), newBackup(), newInfo(), newVersion())
 	return root
 }
 

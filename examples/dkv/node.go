@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,19 +22,30 @@ import (
 type nodeConfig struct {
 	node    string
 	members map[string]string
+	join    []string // Raft ports of servers whose cluster it joins
+	address string   // its own, with join
+	learner bool
+	witness bool
 	dir     string
 	shards  []shard
 	tokens  []dkv.Token
 	codec   transport.Codec // to be accepted beside the usual ones
 	listen  listenOptions
+
+	endpoints []string // where clients connect; one may be at the Raft port
+
+	peerSecret secret // of members
+	restore    string // path of the backup that what is not local begins with, or ""
 }
 
 // node is what a server runs: the stores of its shards, and who answers for them.
 type node struct {
 	server *transport.Server
 	opts   listenOptions
-	group  *dkv.DB   // has the shards that are not local, each in a namespace; or nil
-	local  []*dkv.DB // one for each local shard
+	port   *transport.Port // that an endpoint shares with Raft, nil if none does
+	raft   string          // its address
+	group  *dkv.DB         // has the shards that are not local, each in a namespace; or nil
+	local  []*dkv.DB       // one for each local shard
 }
 
 // openNode opens the stores of all shards. Nobody can reach them before listen.
@@ -43,12 +55,30 @@ func openNode(c nodeConfig, log *slog.Logger) (*node, error) {
 		Codecs: []transport.Codec{transport.Binary, transport.JSON, c.codec},
 	}), opts: c.listen}
 	if slices.ContainsFunc(c.shards, func(s shard) bool { return !s.kind.local() }) {
-		group, err := dkv.Open(dkv.Options{Dir: c.dir, Node: c.node, Members: c.members, Logger: log})
+		peers, err := n.sharePort(c)
 		if err != nil {
-			return nil, fmt.Errorf("--data-dir=%s, --replica-id=%s, --cluster-members: %w", c.dir, c.node, err)
+			return nil, err
+		}
+		group, err := dkv.Open(dkv.Options{
+			Dir:          c.dir,
+			Node:         c.node,
+			Members:      c.members,
+			Join:         c.join,
+			Address:      c.address,
+			Learner:      c.learner,
+			Witness:      c.witness,
+			PeerListener: peers,
+			PeerSecret:   c.peerSecret.Secret,
+			Insecure:     c.listen.Insecure && (c.members != nil || c.join != nil),
+			Logger:       log,
+			Restore:      c.restore,
+		})
+		if err != nil {
+			n.closePort()
+			return nil, fmt.Errorf("--data-dir=%s, --replica-id=%s, --cluster-members, --join: %w", c.dir, c.node, err)
 		}
 		n.group = group
-	} else if c.members != nil {
+	} else if c.members != nil || c.join != nil {
 		log.Warn("no shard is replicated: the cluster's members are not used")
 	}
 	for _, s := range c.shards {
@@ -59,6 +89,32 @@ func openNode(c nodeConfig, log *slog.Logger) (*node, error) {
 		n.server.Handle(s.number, backend)
 	}
 	return n, nil
+}
+
+// sharePort has the Raft port be shared if an endpoint is there, and returns the listener
+// for members then.
+func (n *node) sharePort(c nodeConfig) (net.Listener, error) {
+	n.raft = cmp.Or(c.address, c.members[c.node])
+	if !slices.ContainsFunc(c.endpoints, n.isRaftPort) {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", n.raft)
+	if err != nil {
+		return nil, fmt.Errorf("the Raft port, which is in --transport-endpoint, too: %w", err)
+	}
+	n.port = transport.SharePort(l)
+	return n.port.Peers(), nil
+}
+
+func (n *node) isRaftPort(endpoint string) bool {
+	scheme, address, _ := strings.Cut(endpoint, "://")
+	return scheme != "unix" && address == n.raft
+}
+
+func (n *node) closePort() {
+	if n.port != nil {
+		n.port.Close()
+	}
 }
 
 func (n *node) open(s shard) (transport.Backend, error) {
@@ -76,7 +132,11 @@ func (n *node) open(s shard) (transport.Backend, error) {
 // listen has the server answer whoever connects to an endpoint, and returns where
 // that is: the port has been chosen if it was 0.
 func (n *node) listen(endpoint string) (string, error) {
-	l, err := transport.Listen(endpoint, n.opts.ListenOptions)
+	how := n.opts.ListenOptions
+	if n.isRaftPort(endpoint) {
+		how.Port = n.port
+	}
+	l, err := transport.Listen(endpoint, how)
 	if err != nil {
 		return "", err
 	}
@@ -114,6 +174,7 @@ func (n *node) close(drain time.Duration) error {
 	for _, db := range n.local {
 		err = errors.Join(err, db.Close())
 	}
+	n.closePort()
 	return err
 }
 
@@ -139,7 +200,11 @@ func (l tcpListener) Accept() (net.Conn, error) {
 	if encrypted, ok := conn.(*tls.Conn); ok {
 		below = encrypted.NetConn()
 	}
-	if tcp, ok := below.(*net.TCPConn); ok {
+	if tcp, ok := below.(interface { // a net.TCPConn, or what has its methods
+		SetNoDelay(bool) error
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+		SetLinger(int) error
+	}); ok {
 		tcp.SetNoDelay(l.opts.noDelay)
 		tcp.SetKeepAliveConfig(net.KeepAliveConfig{
 			Enable:   l.opts.keepAlive > 0,

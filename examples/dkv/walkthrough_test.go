@@ -83,3 +83,32 @@ func TestWalkThroughOfThreeServers(t *testing.T) {
 		}
 	}
 }
+
+// TestServerJoinsACluster has one server be joined by another, and by one that learns. The
+// endpoints of clients are ports of their own, or the Raft ports.
+func TestServerJoinsACluster(t *testing.T) {
+	for _, shares := range []bool{false, true} {
+		raft, dir := freeAddresses(t, 3), t.TempDir()
+		var at []string
+		for i, join := range [][]string{
+			{"--cluster-members=node-0=" + raft[0]},
+			{"--join=" + raft[0], "--raft-address=" + raft[1]},
+			{"--join=" + raft[0] + "," + raft[1], "--raft-address=" + raft[2], "--learner"},
+		} {
+			name := fmt.Sprintf("node-%d", i)
+			args := []string{"--shards=200=dstore", "--replica-id", name, "--data-dir=" + filepath.Join(dir, name)}
+			if shares {
+				args = append(args, "--transport-endpoint="+raft[i])
+			}
+			at = append(at, serve(t, append(args, join...)...).endpoint)
+			if shares && at[i] != raft[i] {
+				t.Errorf("it serves at %s, not at its Raft port %s", at[i], raft[i])
+			}
+			const patience = "--timeout=25" // until it has joined
+			expect(t, "set=true", 0, "kv", "set", "--shard=200", "--endpoints="+at[i], patience, name, "x")
+			for _, endpoint := range at {
+				expect(t, "found=true, value=x", 0, "kv", "get", "--shard=200", "--endpoints="+endpoint, patience, name)
+			}
+		}
+	}
+}

@@ -28,6 +28,7 @@ type clusterSettings struct {
 	log         io.Writer
 	locks       *lockSizes // of the subcommand locks, else nil
 	net         *netSizes  // of the subcommand net, else nil
+	raft        bool       // of the subcommand raft
 	absent      []string   // why a system is left out
 }
 
@@ -73,6 +74,8 @@ func (s *clusterSettings) rows() []row {
 		return []row{s.lockRow()}
 	case s.net != nil:
 		return s.netRows()
+	case s.raft:
+		return []row{s.raftRow()}
 	}
 	return []row{s.cells(), s.allocs(), s.cores(), s.failover(), s.restart()}
 }
@@ -244,8 +247,13 @@ func (t *clusterTurn) apart() (*separate, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.apartAs(configs)
+}
+
+// apartAs is apart for members of which more is said.
+func (t *clusterTurn) apartAs(configs []memberConfig) (*separate, error) {
 	s := &separate{t, configs, make([]*process, nmembers)}
-	err = atOnce(nmembers, func(i int) (err error) {
+	err := atOnce(nmembers, func(i int) (err error) {
 		s.processes[i], err = startProcess(t.ctx, t.system, configs[i])
 		return err
 	})

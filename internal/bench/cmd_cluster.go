@@ -165,7 +165,7 @@ func (s *clusterSettings) about() string {
 	if s.net != nil {
 		return text + ".\nServers in processes of their own, callers in another, over loopback; all share the processors."
 	}
-	if s.locks == nil {
+	if s.locks == nil && !s.raft {
 		text += fmt.Sprintf("; %d failovers of each kind", s.trials)
 	}
 	return text + ".\nThree members, one process unless said otherwise."
@@ -174,7 +174,7 @@ func (s *clusterSettings) about() string {
 // values are the settings by the names of their flags.
 func (s *clusterSettings) values() map[string]any {
 	v := map[string]any{"rounds": s.rounds, "seconds": s.time.Seconds(), "keys": s.keys, "only": s.only.String()}
-	if s.locks == nil && s.net == nil {
+	if s.locks == nil && s.net == nil && !s.raft {
 		v["callers"], v["restartkeys"], v["trials"] = s.callers, s.restartKeys, s.trials
 	}
 	return v

@@ -93,6 +93,14 @@ func (h *host) handle(r request) (a reply, err error) {
 		h.probe = startProbe(h.members[r.Via])
 	case "probed":
 		a.Outcome = h.probe.stop()
+	case "seen", "direct", "paced", "files":
+		g, ok := h.members[r.Via].(*guarded)
+		if !ok {
+			return a, errors.New("no member that strangers come to")
+		}
+		err = g.handle(r, &a)
+	case "attack":
+		a.Attacked, err = r.Attack.run()
 	case "close":
 		began := time.Now()
 		err = h.close()
@@ -105,7 +113,7 @@ func (h *host) handle(r request) (a reply, err error) {
 
 // open opens all members at once: some wait for each other.
 func (h *host) open(r request) error {
-	chosen, err := named(netSystems, r.System, (*system).String)
+	chosen, err := named(allSystems, r.System, (*system).String)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -68,6 +69,10 @@ type memberConfig struct {
 	// Listen has a server of the network mode listen on these endpoints, Connect
 	// makes a client of them; each is "tcp://host:port" or "unix:///path".
 	Listen, Connect []string
+
+	// Of members that strangers come to, see guarded.
+	Detour map[string]string // where members are dialled by name, until told otherwise
+	Peers  *credentials      // how members make sure of each other; nil: not at all
 }
 
 // system is a store by name: a replicated one, one that is used by way of a network,
@@ -95,6 +100,7 @@ const (
 var (
 	systems    = []*system{dkvSystem, etcdSystem, natsSystem} // replicated ones
 	netSystems = []*system{dkvSystem, redisSystem, etcdSystem, natsSystem}
+	allSystems = slices.Concat(netSystems, raftSystems, []*system{guardedSystem})
 )
 
 func (s *system) String() string { return s.name }

@@ -27,6 +27,8 @@ type request struct {
 	Data    *data          `json:",omitempty"`
 	Time    time.Duration  `json:",omitempty"`
 	Count   int            `json:",omitempty"`
+	Attack  *attack        `json:",omitempty"`
+	Invite  string         `json:",omitempty"`
 }
 
 type reply struct {
@@ -34,6 +36,10 @@ type reply struct {
 	Leader  int           // of the members there, or -1
 	Took    time.Duration `json:",omitempty"`
 	Outcome outcome
+
+	Writes   []time.Duration `json:",omitempty"` // how long each took
+	Seen     *seen           `json:",omitempty"`
+	Attacked *attacked       `json:",omitempty"`
 }
 
 // process is where members live. It is used by one goroutine, but for kill.

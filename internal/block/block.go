@@ -51,12 +51,19 @@ func (w *Writer) Write(payload []byte) error {
 // Reader reads blocks.
 type Reader struct {
 	r      io.Reader
+	limit  uint32 // to the length of a payload
 	buf    []byte
 	offset int64
 }
 
 // NewReader returns a reader of blocks from r.
-func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
+func NewReader(r io.Reader) *Reader { return NewReaderLimit(r, MaxSize) }
+
+// NewReaderLimit is NewReader for a stream whose payloads are no longer than limit,
+// which is no more than MaxSize: one that claims to be takes no memory.
+func NewReaderLimit(r io.Reader, limit int) *Reader {
+	return &Reader{r: r, limit: uint32(min(limit, MaxSize))}
+}
 
 // Offset is where the next block begins.
 func (r *Reader) Offset() int64 { return r.offset }
@@ -75,8 +82,8 @@ func (r *Reader) Next() ([]byte, error) {
 		return nil, err
 	}
 	n := binary.LittleEndian.Uint32(h[:4])
-	if n > MaxSize {
-		return nil, r.corrupt(fmt.Sprintf("length %d is over the limit of %d", n, MaxSize))
+	if n > r.limit {
+		return nil, r.corrupt(fmt.Sprintf("length %d is over the limit of %d", n, r.limit))
 	}
 	if cap(r.buf) < int(n) {
 		r.buf = make([]byte, n)

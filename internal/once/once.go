@@ -23,6 +23,7 @@
 package once
 
 import (
+	"cmp"
 	"container/list"
 	"encoding/binary"
 	"slices"
@@ -80,15 +81,26 @@ type client struct {
 // kept are the results that are kept.
 func (cl *client) kept() []result { return cl.results[cl.over:] }
 
+// minRoom is for how many results a client may have room without needing it.
+const minRoom = 64
+
 // forgo keeps the first n results no longer. Their room is used again as soon as they
-// are as many as the others.
+// are as many as the others, or given up if it is far more than is needed: it would stay
+// as it was when most writes were under way.
 func (cl *client) forgo(n int) {
 	clear(cl.kept()[:n]) // which are not to be kept from the garbage collector
-	if cl.over += n; cl.over >= len(cl.results)-cl.over {
-		n := copy(cl.results, cl.kept())
-		clear(cl.results[n:])
-		cl.results, cl.over = cl.results[:n], 0
+	if cl.over += n; cl.over < len(cl.results)-cl.over {
+		return
 	}
+	kept := cl.kept()
+	if room := cap(cl.results); room > minRoom && 4*len(kept) < room {
+		cl.results = append(make([]result, 0, 2*len(kept)), kept...)
+	} else {
+		n := copy(cl.results, kept)
+		clear(cl.results[n:])
+		cl.results = cl.results[:n]
+	}
+	cl.over = 0
 }
 
 type result struct {
@@ -137,9 +149,9 @@ func (c *Clients) Do(id ID, now time.Duration, apply func() engine.Result) engin
 	c.order.MoveToBack(e)
 	if id.Low > cl.low {
 		cl.low = id.Low
-		over, _ := cl.find(id.Low)
-		for i := range cl.kept()[:over] {
-			c.kept -= Weight(cl.kept()[i].Result)
+		over, kept := 0, cl.kept()
+		for ; over < len(kept) && kept[over].seq < id.Low; over++ {
+			c.kept -= Weight(kept[over].Result)
 		}
 		cl.forgo(over)
 	}
@@ -158,17 +170,20 @@ func (c *Clients) Do(id ID, now time.Duration, apply func() engine.Result) engin
 	return res
 }
 
-// find returns where in kept the result of a write is, or would be.
+// find returns where in kept the result of a write is, or would be: near the end, as a
+// rule.
 func (cl *client) find(seq uint64) (i int, found bool) {
-	return slices.BinarySearchFunc(cl.kept(), seq, func(r result, seq uint64) int {
-		switch {
-		case r.seq < seq:
-			return -1
-		case r.seq > seq:
-			return 1
+	kept := cl.kept()
+	i = len(kept)
+	for range 8 {
+		if i == 0 || kept[i-1].seq < seq {
+			return i, false
 		}
-		return 0
-	})
+		if i--; kept[i].seq == seq {
+			return i, true
+		}
+	}
+	return slices.BinarySearchFunc(kept[:i], seq, func(r result, seq uint64) int { return cmp.Compare(r.seq, seq) })
 }
 
 // trim forgets who has been silent longest while too much is kept, but not who was

@@ -170,6 +170,36 @@ func TestTooMuchIsNotKept(t *testing.T) {
 	}
 }
 
+// TestRoomOfABurstIsGivenUp has a client wait for very many writes, and then for few.
+func TestRoomOfABurstIsGivenUp(t *testing.T) {
+	c := new(Clients)
+	id := ID{Client: c.Enrol(1, 0), Nonce: 1}
+	cl := c.known[id.Client].Value.(*client)
+	write := func(low uint64) {
+		t.Helper()
+		id.Seq++
+		id.Low = low
+		if res := c.Do(id, 0, func() engine.Result { return engine.Result{Done: true, Revision: 1} }); !res.Done {
+			t.Fatal(res)
+		}
+	}
+	for _, left := range []uint64{0, 1, 10} {
+		low := id.Seq + 1
+		for range MaxPending {
+			write(low)
+		}
+		if room := cap(cl.results); room < MaxPending {
+			t.Fatalf("there is room for %d results, and %d are kept", room, len(cl.kept()))
+		}
+		for range 100 {
+			write(id.Seq + 1 - left)
+		}
+		if room := cap(cl.results); room > minRoom {
+			t.Errorf("there is room for %d results, and %d are kept", room, len(cl.kept()))
+		}
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	c := new(Clients)
 	c.Enrol(5, 7)

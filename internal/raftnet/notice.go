@@ -22,6 +22,8 @@ const (
 
 	// proposerFor is how long a follower counts as one that proposes.
 	proposerFor = 100 * time.Millisecond
+
+	maxProposers = 256 // more than there are members
 )
 
 func isNotice(m *pb.Message) bool { return m.Type == pb.Replicate && len(m.Entries) == 0 }
@@ -88,7 +90,7 @@ func (p *proposers) note(messages []pb.Message) {
 	for i := range messages {
 		if m := &messages[i]; m.Type == pb.Propose {
 			p.mu.Lock()
-			if p.last == nil || len(p.last) >= maxConns { // more than there can be members
+			if p.last == nil || len(p.last) >= maxProposers {
 				p.last = make(map[uint64]time.Time)
 			}
 			p.last[m.From] = time.Now()

@@ -8,9 +8,9 @@ import (
 	pb "github.com/lni/dragonboat/v4/raftpb"
 )
 
-func connect(t *testing.T, from, to *transport) *peer {
+func connect(t *testing.T, from, to *Transport) *peer {
 	t.Helper()
-	c, err := from.GetConnection(context.Background(), to.addr())
+	c, err := from.GetConnection(context.Background(), to.name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,8 +78,9 @@ func TestNoticesArriveUnlessTheyAreOvertaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tr, r := start(t)
-			c := connect(t, tr, tr)
+			sender, _ := start(t, Factory{})
+			tr, r := start(t, Factory{})
+			c := connect(t, sender, tr)
 			c.notices.wait = time.Hour
 			for _, m := range test.sent {
 				send(t, c, m)
@@ -91,8 +92,9 @@ func TestNoticesArriveUnlessTheyAreOvertaken(t *testing.T) {
 }
 
 func TestNoticeIsSentWhenItHasWaited(t *testing.T) {
-	tr, r := start(t)
-	c := connect(t, tr, tr)
+	sender, _ := start(t, Factory{})
+	tr, r := start(t, Factory{})
+	c := connect(t, sender, tr)
 	for commit := range uint64(3) {
 		send(t, c, notice(commit))
 		arrive(t, r, notice(commit))
@@ -102,8 +104,9 @@ func TestNoticeIsSentWhenItHasWaited(t *testing.T) {
 // TestProposersAreToldAtOnce has a follower propose: who proposed there waits for
 // the notice.
 func TestProposersAreToldAtOnce(t *testing.T) {
-	leader, _ := start(t)
-	follower, r := start(t)
+	leader, _ := start(t, Factory{})
+	follower, r := start(t, Factory{})
+	members.replica[follower.name] = 2
 	c := connect(t, leader, follower)
 	c.notices.wait = time.Hour
 	waits := func() bool {

@@ -2,6 +2,7 @@ package raftnet
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -10,8 +11,10 @@ import (
 )
 
 const (
-	// redialEvery is how often at most a peer that cannot be reached is tried.
+	// redialEvery is how often at most a peer that cannot be reached is tried, and
+	// knockEvery one that is reached and does not let this member in.
 	redialEvery = 50 * time.Millisecond
+	knockEvery  = 500 * time.Millisecond
 
 	// callAfter is how long a call to lead stays behind what must be applied first.
 	callAfter = 2 * time.Millisecond
@@ -27,10 +30,10 @@ const (
 // that the other has been restarted since, from that failure. Here somebody listens
 // for the end of each connection.
 //
-// It is used by one goroutine at a time, beside which a notice's time may end.
+// It may be used by several goroutines, beside which a notice's time may end.
 type peer struct {
-	transport *transport
-	target    string
+	transport *Transport
+	target    string          // a member's name
 	ctx       context.Context // ends when the transport is to be closed
 
 	mu      sync.Mutex
@@ -39,9 +42,10 @@ type peer struct {
 	conn    *conn // nil if there is none
 	ended   chan struct{}
 	redial  time.Time // when it may be tried again
+	why     string    // it was not let in the last time, as was logged
 }
 
-func newPeer(ctx context.Context, t *transport, target string) *peer {
+func newPeer(ctx context.Context, t *Transport, target string) *peer {
 	return &peer{transport: t, target: target, ctx: ctx, notices: notices{wait: noticeWait}}
 }
 
@@ -130,9 +134,18 @@ func (p *peer) connect() error {
 	}
 	c, err := p.transport.dial(p.ctx, p.target, forMessages)
 	if err != nil {
-		p.redial = time.Now().Add(redialEvery)
+		pause := redialEvery
+		if errors.Is(err, errNotLetIn) {
+			pause = knockEvery
+			if why := err.Error(); why != p.why {
+				p.why = why
+				p.transport.Logger.Warn("member does not let this one in", "member", p.target, "why", why)
+			}
+		}
+		p.redial = time.Now().Add(pause)
 		return err
 	}
+	p.why = ""
 	p.conn, p.ended = c, make(chan struct{})
 	ended := p.ended
 	go func() {

@@ -2,28 +2,22 @@ package raftnet
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"testing"
 	"time"
 
-	"github.com/lni/dragonboat/v4/config"
 	pb "github.com/lni/dragonboat/v4/raftpb"
 	"go.uber.org/goleak"
 )
 
-// startAt starts a transport that the test closes itself.
-func startAt(t *testing.T, address string) (*transport, *received) {
+// startAt starts a transport of a new name that the test closes itself.
+func startAt(t *testing.T, address string) (*Transport, *received) {
 	t.Helper()
-	r := &received{batches: make(chan pb.MessageBatch, 100)}
-	tr := Factory{}.Create(config.NodeHostConfig{RaftAddress: address, DeploymentID: group},
-		func(b pb.MessageBatch) { r.batches <- b }, nil).(*transport)
-	if err := tr.Start(); err != nil {
-		t.Fatal(err)
-	}
-	return tr, r
+	return startAs(t, Factory{}, fmt.Sprint("member ", started.Add(1)), address)
 }
 
-func stop(t *testing.T, tr *transport) {
+func stop(t *testing.T, tr *Transport) {
 	t.Helper()
 	if err := tr.Close(); err != nil {
 		t.Fatal(err)
@@ -31,7 +25,7 @@ func stop(t *testing.T, tr *transport) {
 }
 
 // pair starts two transports and connects the first with the second.
-func pair(t *testing.T) (sender, tr *transport, r *received, c *peer) {
+func pair(t *testing.T) (sender, tr *Transport, r *received, c *peer) {
 	t.Helper()
 	sender, _ = startAt(t, "127.0.0.1:0")
 	tr, r = startAt(t, "127.0.0.1:0")
@@ -47,14 +41,14 @@ func TestPeerThatWasRestartedHearsTheNextMessage(t *testing.T) {
 	sender, tr, r, c := pair(t)
 	defer stop(t, sender)
 	defer c.Close()
-	address := tr.addr()
+	address, name := tr.addr(), tr.name
 	for n := range uint64(5) {
 		if err := c.SendMessageBatch(ping(n)); err != nil {
 			t.Fatal(n, err)
 		}
 		arrive(t, r, ping(n).Requests...)
 		stop(t, tr)
-		tr, r = startAt(t, address)
+		tr, r = startAs(t, Factory{}, name, address)
 		select {
 		case <-c.ended:
 		case <-time.After(10 * time.Second):
@@ -69,7 +63,7 @@ func TestPeerThatIsDownIsToldOnceAndTriedAgain(t *testing.T) {
 	sender, tr, r, c := pair(t)
 	defer stop(t, sender)
 	defer c.Close()
-	address := tr.addr()
+	address, name := tr.addr(), tr.name
 	if err := c.SendMessageBatch(ping(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +79,7 @@ func TestPeerThatIsDownIsToldOnceAndTriedAgain(t *testing.T) {
 		}
 		time.Sleep(redialEvery / 5)
 	}
-	tr, r = startAt(t, address)
+	tr, r = startAs(t, Factory{}, name, address)
 	defer func() { stop(t, tr) }()
 	time.Sleep(redialEvery)
 	if err := c.SendMessageBatch(ping(4)); err != nil {
@@ -96,7 +90,7 @@ func TestPeerThatIsDownIsToldOnceAndTriedAgain(t *testing.T) {
 	// One that is not there yet is as good as one that is down.
 	absent, _ := startAt(t, "127.0.0.1:0")
 	stop(t, absent)
-	p, err := sender.GetConnection(context.Background(), absent.addr())
+	p, err := sender.GetConnection(context.Background(), absent.name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,12 +102,12 @@ func TestPeerThatIsDownIsToldOnceAndTriedAgain(t *testing.T) {
 
 func TestPeerIsClosedWhileANoticeWaits(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	tr, r := startAt(t, "127.0.0.1:0")
-	c := connect(t, tr, tr)
+	sender, tr, r, c := pair(t)
 	send(t, c, notice(5))
 	c.Close()
 	arrive(t, r)
 	stop(t, tr)
+	stop(t, sender)
 }
 
 // TestCloseDoesNotWaitForAPeerThatTakesNothing sends to one that does not read.
@@ -128,7 +122,20 @@ func TestCloseDoesNotWaitForAPeerThatTakesNothing(t *testing.T) {
 	defer stop(t, sender)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	p, err := sender.GetConnection(ctx, deaf.Addr().String())
+	// It says who it is, and no more.
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, err := deaf.Accept()
+		if err != nil {
+			return
+		}
+		readHello(c)
+		c.Write(appendAnswer(nil, Peer{Places: []Place{{Member: "deaf"}}}, nil))
+		accepted <- c
+	}()
+	defer func() { (<-accepted).Close() }()
+	members.put("deaf", deaf.Addr().String())
+	p, err := sender.GetConnection(ctx, "deaf")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,23 +10,31 @@
 //  2. At the other end a goroutine per connection reads the frame, checks it and
 //     hands the messages to Dragonboat, which queues them.
 //
-// What comes in is taken for malformed until it has proved otherwise: a connection
-// begins with a preamble that names the group, a frame has a limit and a checksum,
-// memory is taken as the bytes arrive, and a connection that breaks a rule is
-// closed. That keeps accidents and scanners out. It does not keep out who means
-// harm: nothing is authenticated yet, so the port must be reachable for the members
-// alone.
+// Members have names. Where one is reached is looked up each time that it is dialled, and
+// a member says where it is when it dials another: so it is found again at a new address.
+//
+// What comes in is taken for a stranger until it has shown who it is: a connection
+// begins with TLS, whose certificates say which member is at the other end, and with a
+// hello that names it and the group, see hello.go and [Security]. That takes place beside
+// the loop that accepts connections, within a time, and for so many at once. A frame has
+// a limit and a checksum, memory is taken as the bytes arrive, and a connection that
+// breaks a rule is closed. Without Security, whoever reaches the port can say that he is
+// a member; then only accidents and scanners are kept out, so the port has to be
+// reachable for the members alone.
 package raftnet
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,80 +44,158 @@ import (
 )
 
 const (
-	// A connection begins with the magic, what it is for, and the group.
-	magic        = "dkvraft1"
-	preambleSize = len(magic) + 1 + 8
-
 	// A frame is its size and its checksum, then the message. Dragonboat's
 	// largest is a batch of 64 MiB and a message more.
 	frameHeader = 8
 	maxFrame    = 160 << 20
 
-	dialTimeout     = time.Second
-	preambleTimeout = 3 * time.Second
-	writeTimeout    = 10 * time.Second // at least half of it, see conn.write
+	dialTimeout  = time.Second      // to find a peer's address and connect
+	greetTimeout = 2 * time.Second  // then, until it has answered the hello
+	helloTimeout = 3 * time.Second  // for a stranger to say who it is
+	writeTimeout = 10 * time.Second // at least half of it, see conn.write
 
-	maxConns = 256 // that came in; more are turned away
-
-	keepBuffer = 1 << 20 // of a larger one another message will not need all
+	trustSize  = 64 << 10 // of a frame, that memory is taken for before the bytes arrive
+	keepBuffer = 4 << 20  // of a larger one another message will not need all; a chunk does of 2 MiB
 )
 
-// What a connection is for.
-const (
-	forMessages = 'm'
-	forSnapshot = 's'
-)
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-var (
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// Members is what is known of the members of the group. A member is known here by what
+// Dragonboat takes for its address, which begins with its name, see [Name].
+type Members interface {
+	// Resolve returns the address at which a member is dialled, as host:port.
+	Resolve(ctx context.Context, member string) (string, error)
 
-	errMalformed = errors.New("malformed")
-	errRefused   = errors.New("the snapshot is not wanted any longer")
-)
+	// Peer is what others are told, this member's own place first.
+	Peer() Peer
 
-// Factory makes transports.
-type Factory struct{}
+	// Meet is told what a peer has told, of whose name it has made sure. It returns
+	// why the peer is not a member, ErrRemoved if it is one no longer, or nil.
+	Meet(told Peer) error
+
+	// Removed is told that a peer has said that this member was removed.
+	Removed(by string)
+
+	// Answer answers a request, which may be of one who is no member, but of whose name
+	// it has made sure.
+	Answer(ctx context.Context, from Peer, request []byte) []byte
+}
+
+// Name is the name of a member: all that is before an @.
+func Name(member string) string {
+	name, _, _ := strings.Cut(member, "@")
+	return name
+}
+
+// Factory has what a transport is made with.
+type Factory struct {
+	Members  Members
+	Security *Security
+	Logger   *slog.Logger
+	Listener net.Listener // nil: one is made
+}
 
 var _ config.TransportFactory = Factory{}
 
-// Create implements config.TransportFactory.
-func (Factory) Create(nhc config.NodeHostConfig, messages raftio.MessageHandler, chunks raftio.ChunkHandler) raftio.ITransport {
-	return &transport{
-		address:  nhc.GetListenAddress(),
-		group:    nhc.GetDeploymentID(),
-		messages: messages,
-		chunks:   chunks,
-		conns:    make(map[net.Conn]struct{}),
-	}
+// Create implements config.TransportFactory. Dragonboat's name for where a member is, the
+// RaftAddress, is the member; where it listens, the ListenAddress, is an address.
+func (f Factory) Create(nhc config.NodeHostConfig, messages raftio.MessageHandler, chunks raftio.ChunkHandler) raftio.ITransport {
+	return f.New(nhc.ListenAddress).Create(nhc, messages, chunks)
 }
 
-// Validate implements config.TransportFactory.
-func (Factory) Validate(address string) bool { return config.IsValidAddress(address) }
+// Validate implements config.TransportFactory: what Dragonboat takes for addresses are
+// names.
+func (Factory) Validate(string) bool { return true }
 
-// transport is a raftio.ITransport.
-type transport struct {
-	address  string
+// Transport is a raftio.ITransport. It is also a config.TransportFactory, for the one
+// NodeHost that it belongs to: so it can listen, and answer requests, before there is
+// one. It is the NodeHost's to close, and before there is one, of who has made it.
+type Transport struct {
+	Factory
+	address string // where it listens, without a Listener
+
+	// Of the NodeHost, once attached is closed.
+	attached chan struct{}
+	name     string
 	group    uint64
 	messages raftio.MessageHandler
 	chunks   raftio.ChunkHandler
 
 	proposers proposers
 
-	listener net.Listener
-	serving  sync.WaitGroup // the accept loop, and a goroutine per connection
+	listener  net.Listener    // nil until Start
+	ctx       context.Context // of handshakes and requests
+	cancel    context.CancelFunc
+	admission admission
+	dialled   dialled
+	serving   sync.WaitGroup // the accept loop, and a goroutine per connection
+	closing   sync.Once
+}
 
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{} // that came in
-	closed bool
+// New makes a transport that is to listen at an address.
+func (f Factory) New(address string) *Transport {
+	if f.Logger == nil {
+		f.Logger = slog.New(slog.DiscardHandler)
+	}
+	t := &Transport{Factory: f, address: address, attached: make(chan struct{})}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	return t
+}
+
+// Create implements config.TransportFactory.
+func (t *Transport) Create(nhc config.NodeHostConfig, messages raftio.MessageHandler, chunks raftio.ChunkHandler) raftio.ITransport {
+	t.name, t.group = nhc.RaftAddress, nhc.GetDeploymentID()
+	t.messages, t.chunks = messages, chunks
+	close(t.attached)
+	return t
+}
+
+// Drop ends the connections of a member and those to it: both have to make sure anew that
+// it is one, and where it is.
+func (t *Transport) Drop(member string) {
+	t.admission.empty(member)
+	t.dialled.mu.Lock()
+	defer t.dialled.mu.Unlock()
+	for c, to := range t.dialled.to {
+		if to == member {
+			c.raw.Close()
+		}
+	}
+}
+
+// dialled are the connections that were made from here.
+type dialled struct {
+	mu sync.Mutex
+	to map[*conn]string // a member
+}
+
+func (d *dialled) add(c *conn, member string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.to == nil {
+		d.to = make(map[*conn]string)
+	}
+	d.to[c] = member
+}
+
+func (d *dialled) remove(c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.to, c)
 }
 
 // Name implements raftio.ITransport.
-func (t *transport) Name() string { return "dkv" }
+func (t *Transport) Name() string { return "dkv" }
 
-// Start implements raftio.ITransport.
-func (t *transport) Start() (err error) {
-	if t.listener, err = net.Listen("tcp", t.address); err != nil {
-		return err
+// Start implements raftio.ITransport. It does nothing if it has been called before.
+func (t *Transport) Start() (err error) {
+	if t.listener != nil {
+		return nil
+	}
+	if t.listener = t.Listener; t.listener == nil {
+		if t.listener, err = net.Listen("tcp", t.address); err != nil {
+			return err
+		}
 	}
 	t.serving.Go(t.accept)
 	return nil
@@ -117,23 +203,19 @@ func (t *transport) Start() (err error) {
 
 // Close implements raftio.ITransport. Dragonboat has closed the connections that
 // it has made.
-func (t *transport) Close() error {
-	t.mu.Lock()
-	if t.closed || t.listener == nil {
-		t.mu.Unlock()
-		return nil
-	}
-	t.closed = true
-	for c := range t.conns {
-		c.Close()
-	}
-	t.mu.Unlock()
-	err := t.listener.Close()
-	t.serving.Wait()
+func (t *Transport) Close() (err error) {
+	t.closing.Do(func() {
+		t.cancel()
+		t.admission.close()
+		if l := cmp.Or(t.listener, t.Listener); l != nil {
+			err = l.Close()
+		}
+		t.serving.Wait()
+	})
 	return err
 }
 
-func (t *transport) accept() {
+func (t *Transport) accept() {
 	const minPause, maxPause = 5 * time.Millisecond, time.Second
 	pause := minPause
 	for {
@@ -141,111 +223,165 @@ func (t *transport) accept() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // too many open files, for one
+		if err != nil { // too many open files, for one, which others need more
+			t.admission.shed()
+			t.Logger.Debug("no connection accepted", "why", err)
 			time.Sleep(pause)
 			pause = min(2*pause, maxPause)
 			continue
 		}
 		pause = minPause
-		if !t.enter(c) {
+		if !t.admission.enter(c, strangers) {
 			c.Close()
 			continue
 		}
-		t.serving.Go(func() {
-			defer t.leave(c)
-			t.serve(c)
-		})
+		t.serving.Go(func() { t.serve(c) })
 	}
-}
-
-func (t *transport) enter(c net.Conn) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed || len(t.conns) >= maxConns {
-		return false
-	}
-	t.conns[c] = struct{}{}
-	return true
-}
-
-func (t *transport) leave(c net.Conn) {
-	c.Close()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.conns, c)
 }
 
 // serve hands what comes in on a connection to Dragonboat, until it ends.
-func (t *transport) serve(c net.Conn) error {
-	if err := c.SetReadDeadline(time.Now().Add(preambleTimeout)); err != nil {
-		return err
+func (t *Transport) serve(c net.Conn) {
+	said, h, in, err := t.meet(c)
+	defer func() {
+		c.Close()
+		t.admission.leave(c, in)
+	}()
+	switch {
+	case err != nil:
+		t.Logger.Debug("connection turned away", "from", c.RemoteAddr().String(), "why", err)
+		return
+	case h.kind == forRequest:
+		err = t.answer(said, &h)
+	default:
+		err = t.receive(bufio.NewReaderSize(said, 32<<10), &h)
 	}
-	in := bufio.NewReaderSize(c, 32<<10)
-	kind, err := readPreamble(in, t.group)
-	if err != nil {
-		return err
-	}
-	if err := c.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	return t.receive(in, kind)
+	t.Logger.Debug("connection ended", "member", in.member, "from", c.RemoteAddr().String(), "taken", h.taken, "why", err)
 }
 
-func (t *transport) receive(r io.Reader, kind byte) error {
-	f := frames{r: r}
-	for {
+// meet finds out who has dialled, and returns the connection that it speaks on and the
+// room that it is in by then: connections enter in the order in which they are answered.
+func (t *Transport) meet(c net.Conn) (said net.Conn, h hello, in room, err error) {
+	ctx, cancel := context.WithTimeout(t.ctx, helloTimeout)
+	defer cancel()
+	in = strangers
+	if err := c.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return nil, h, in, err
+	}
+	if said, err = t.Security.server(ctx, c); err != nil {
+		return nil, h, in, err
+	}
+	if h, err = readHello(said); err != nil {
+		return nil, h, in, err
+	}
+	if err = t.welcome(said, &h); err == nil {
+		to := room{h.from.Self().Member, h.kind}
+		if h.kind == forRequest {
+			to = requests
+		}
+		if !t.admission.move(c, to) {
+			return nil, h, in, net.ErrClosed
+		}
+		in = to
+	}
+	if _, failed := said.Write(appendAnswer(nil, t.Members.Peer(), err)); err == nil {
+		err = cmp.Or(failed, c.SetDeadline(time.Time{}))
+	}
+	return said, h, in, err
+}
+
+// welcome returns why a peer is turned away, or nil.
+func (t *Transport) welcome(c net.Conn, h *hello) error {
+	from := h.from.Self().Member
+	if err := t.Security.check(c, from); err != nil {
+		return err
+	}
+	if h.kind == forRequest {
+		return nil
+	}
+	select {
+	case <-t.attached:
+	default:
+		return errors.New("this member has not started")
+	}
+	switch {
+	case h.group != t.group:
+		return fmt.Errorf("this is a member of another group, %x", t.group)
+	case h.to != t.name:
+		return fmt.Errorf("this is the member %q", t.name)
+	case from == t.name:
+		return errors.New("this member has the same name")
+	}
+	return t.Members.Meet(h.from)
+}
+
+func (t *Transport) receive(r io.Reader, h *hello) error {
+	f := frames{r: r, most: maxFrame}
+	replica := h.from.Replica
+	var part []byte // of a snapshot, which Dragonboat has written when it returns
+	for first := true; ; first = false {
 		b, err := f.next()
 		if err != nil {
 			return err
 		}
-		switch kind {
+		switch h.kind {
 		case forMessages:
 			var batch pb.MessageBatch
 			if err := unmarshal(&batch, b); err != nil {
 				return err
 			}
-			// Where members are is known. Dragonboat would compare it with what
-			// it knows for each message, and panic if it were something else.
-			batch.SourceAddress = ""
+			for i := range batch.Requests {
+				if from := batch.Requests[i].From; from != replica && from != 0 {
+					return fmt.Errorf("%w: a message of replica %d from %d", errMalformed, from, replica)
+				}
+			}
+			// Dragonboat compares where a message comes from with what it knows, and
+			// panics if it is something else. One that joins knows nothing yet, and
+			// has to, to answer.
+			if batch.SourceAddress = ""; first {
+				batch.SourceAddress = h.from.Self().Member
+			}
 			t.proposers.note(batch.Requests)
+			h.taken++
 			t.messages(batch)
 		case forSnapshot:
-			var chunk pb.Chunk
+			chunk := pb.Chunk{Data: part[:0]}
 			if err := unmarshal(&chunk, b); err != nil {
 				return err
 			}
-			if !t.chunks(chunk) {
-				return errRefused
+			if part = chunk.Data; cap(part) > keepBuffer {
+				part = nil
+			}
+			if chunk.From != replica {
+				return fmt.Errorf("%w: a snapshot of replica %d from %d", errMalformed, chunk.From, replica)
+			}
+			h.taken++
+			if err := t.keep(chunk); err != nil {
+				return err
 			}
 		}
 	}
 }
 
-func appendPreamble(b []byte, kind byte, group uint64) []byte {
-	b = append(b, magic...)
-	b = append(b, kind)
-	return binary.LittleEndian.AppendUint64(b, group)
-}
-
-func readPreamble(r io.Reader, group uint64) (kind byte, err error) {
-	var b [preambleSize]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return 0, err
+// keep has Dragonboat write a part of a snapshot to the disk. It panics if that fails, a
+// full disk included: then the snapshot is not received, and is sent again later.
+func (t *Transport) keep(chunk pb.Chunk) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("snapshot not written: %v", r)
+			t.Logger.Warn("a part of a snapshot was not written", "why", r)
+		}
+	}()
+	if !t.chunks(chunk) {
+		return errRefused
 	}
-	kind = b[len(magic)]
-	if string(b[:len(magic)]) != magic || kind != forMessages && kind != forSnapshot {
-		return 0, errMalformed
-	}
-	if got := binary.LittleEndian.Uint64(b[len(magic)+1:]); got != group {
-		return 0, fmt.Errorf("of another group, %x", got)
-	}
-	return kind, nil
+	return nil
 }
 
 // frames reads frames. What it returns is good until the next one.
 type frames struct {
-	r   io.Reader
-	buf []byte
+	r    io.Reader
+	most uint32 // bytes in a frame
+	buf  []byte
 }
 
 func (f *frames) next() ([]byte, error) {
@@ -254,7 +390,7 @@ func (f *frames) next() ([]byte, error) {
 		return nil, err
 	}
 	size, sum := binary.LittleEndian.Uint32(h[:]), binary.LittleEndian.Uint32(h[4:])
-	if size == 0 || size > maxFrame {
+	if size == 0 || size > f.most {
 		return nil, fmt.Errorf("%w: a frame of %d bytes", errMalformed, size)
 	}
 	if cap(f.buf) > keepBuffer {
@@ -264,7 +400,7 @@ func (f *frames) next() ([]byte, error) {
 	b := f.buf[:0]
 	for len(b) < int(size) {
 		if len(b) == cap(b) {
-			grown := make([]byte, len(b), min(int(size), max(4<<10, 2*cap(b), min(int(size), keepBuffer))))
+			grown := make([]byte, len(b), min(int(size), max(2*cap(b), trustSize)))
 			copy(grown, b)
 			b = grown
 		}
@@ -294,29 +430,89 @@ func unmarshal(m pb.Unmarshaler, b []byte) (err error) {
 	return nil
 }
 
-// dial connects to a peer and says what for. When ctx ends the connection does, so
+// dial connects to a member and says what for. When ctx ends the connection does, so
 // that nobody who is to be closed waits for a peer that takes nothing.
-func (t *transport) dial(ctx context.Context, target string, kind byte) (*conn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	nc, err := d.DialContext(ctx, "tcp", target)
+func (t *Transport) dial(ctx context.Context, member string, kind byte) (_ *conn, err error) {
+	defer func() {
+		if err != nil {
+			t.Logger.Debug("member not reached", "member", member, "why", err)
+		}
+	}()
+	brief, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	address, err := t.Members.Resolve(brief, member)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc, stop: context.AfterFunc(ctx, func() { nc.Close() })}
-	if err := c.write(appendPreamble(nil, kind, t.group)); err != nil {
-		c.Close()
+	raw, err := new(net.Dialer).DialContext(brief, "tcp", address)
+	if err != nil {
 		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	greeting, cancelGreeting := context.WithTimeout(ctx, greetTimeout)
+	defer cancelGreeting()
+	secure, err := t.introduce(greeting, raw, member, kind)
+	if err != nil {
+		stop()
+		raw.Close()
+		if !isOutage(err) {
+			err = fmt.Errorf("%w: %w", errNotLetIn, err)
+		}
+		return nil, err
+	}
+	c := &conn{Conn: secure, raw: raw}
+	t.dialled.add(c, member)
+	c.stop = func() {
+		stop()
+		t.dialled.remove(c)
 	}
 	return c, nil
 }
 
+// isOutage tells whether a connection ended without a word of why.
+func isOutage(err error) bool {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return op.Op != "remote error" // which is what package tls calls an alert
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+// introduce says hello on a connection to a member, and returns what to speak on.
+func (t *Transport) introduce(ctx context.Context, raw net.Conn, member string, kind byte) (net.Conn, error) {
+	if err := raw.SetDeadline(time.Now().Add(greetTimeout)); err != nil {
+		return nil, err
+	}
+	c, err := t.Security.client(ctx, raw, member)
+	if err != nil {
+		return nil, err
+	}
+	h := hello{kind: kind, group: t.group, to: member, from: t.Members.Peer()}
+	if _, err := c.Write(h.append(nil)); err != nil {
+		return nil, err
+	}
+	told, err := readAnswer(c)
+	if errors.Is(err, ErrRemoved) {
+		t.Members.Removed(member)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if self := told.Self().Member; self != member {
+		return nil, fmt.Errorf("%w: %q answers for %q", errMalformed, self, member)
+	}
+	if err := t.Members.Meet(told); err != nil {
+		return nil, err
+	}
+	return c, raw.SetDeadline(time.Time{})
+}
+
 // GetConnection implements raftio.ITransport.
-func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
+func (t *Transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
 	return newPeer(ctx, t, target), nil
 }
 
 // GetSnapshotConnection implements raftio.ITransport.
-func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {
+func (t *Transport) GetSnapshotConnection(ctx context.Context, target string) (raftio.ISnapshotConnection, error) {
 	return t.dial(ctx, target, forSnapshot)
 }
 
@@ -324,7 +520,8 @@ func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (r
 // peer sends its messages on.
 type conn struct {
 	net.Conn
-	stop     func() bool // ends the watch for the end of the context
+	raw      net.Conn // what it goes over, or itself
+	stop     func()   // ends what waits for its end
 	buf      []byte
 	deadline time.Time
 }
@@ -332,7 +529,7 @@ type conn struct {
 // Close implements raftio.ISnapshotConnection.
 func (c *conn) Close() {
 	c.stop()
-	c.Conn.Close()
+	c.raw.Close() // of TLS there is nothing to say: whoever listens takes an end for one
 }
 
 // SendChunk implements raftio.ISnapshotConnection.
@@ -354,10 +551,14 @@ func (c *conn) send(m message, size int) error {
 	if n > maxFrame {
 		return fmt.Errorf("a frame of %d bytes is over the limit", n)
 	}
-	b = b[:frameHeader+n]
-	binary.LittleEndian.PutUint32(b, uint32(n))
+	return c.write(frame(b[:frameHeader+n]))
+}
+
+// frame fills in the header of b, a whole frame.
+func frame(b []byte) []byte {
+	binary.LittleEndian.PutUint32(b, uint32(len(b)-frameHeader))
 	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[frameHeader:], castagnoli))
-	return c.write(b)
+	return b
 }
 
 // write writes b within writeTimeout, or a half of that: to set a deadline costs

@@ -29,6 +29,10 @@ type childOptions struct {
 	Node          string
 	Members       map[string]string
 	SnapshotBytes int64
+	Restore       string
+	Address       string
+	Join          []string
+	Witness       bool
 	Cut           map[string]bool // see network
 }
 
@@ -68,24 +72,28 @@ type reply struct {
 	Events  []store.Event   `json:",omitempty"`
 	Entries []store.Entry   `json:",omitempty"`
 	At      *store.Revision `json:",omitempty"`
+	Members []store.Member  `json:",omitempty"`
 
-	Dropped  map[string]Dropped `json:",omitempty"` // by address
+	Dropped  map[string]Dropped `json:",omitempty"` // by node
 	Checksum *replica.Checksum
 	Code     uint16 `json:",omitempty"` // of the sentinel, 0 if Error is no store's
 	Error    string `json:",omitempty"`
 }
 
-// Main runs the tests of a package, or, in a child process, a member, which
-// setTransport gives a transport. Call it from TestMain.
-func Main(m *testing.M, setTransport func(*replica.Options, config.TransportFactory)) {
+// A WrapTransport has a member use what a function makes of its transport.
+type WrapTransport func(*replica.Options, func(config.TransportFactory) config.TransportFactory)
+
+// Main runs the tests of a package, or, in a child process, a member, whose transport is
+// wrapped. Call it from TestMain.
+func Main(m *testing.M, wrap WrapTransport) {
 	if options, ok := os.LookupEnv(childEnv); ok {
-		os.Exit(serve(options, setTransport, os.Stdin, os.Stdout))
+		os.Exit(serve(options, wrap, os.Stdin, os.Stdout))
 	}
 	os.Exit(m.Run())
 }
 
 // serve runs a member until in ends.
-func serve(options string, setTransport func(*replica.Options, config.TransportFactory), in io.Reader, out io.Writer) (exit int) {
+func serve(options string, wrap WrapTransport, in io.Reader, out io.Writer) (exit int) {
 	var writing sync.Mutex
 	answer := func(r reply) {
 		line, err := json.Marshal(r)
@@ -101,9 +109,9 @@ func serve(options string, setTransport func(*replica.Options, config.TransportF
 	if err := json.Unmarshal([]byte(options), &o); err != nil {
 		panic(err)
 	}
-	opts := replica.Options{Dir: o.Dir, Node: o.Node, Members: o.Members, SnapshotBytes: o.SnapshotBytes}
+	opts := replica.Options{Dir: o.Dir, Node: o.Node, Members: o.Members, SnapshotBytes: o.SnapshotBytes, Restore: o.Restore, Address: o.Address, Join: o.Join, Witness: o.Witness}
 	net := newNetwork(o.Cut)
-	setTransport(&opts, net)
+	wrap(&opts, net.wrap)
 	s, err := replica.Open(opts)
 	answer(failure(reply{}, err))
 	if err != nil {
@@ -233,6 +241,12 @@ func (c *child) handle(r request) reply {
 		a.Events, a.Revision, err = poll(ctx, s, *r.Watch)
 	case "ready":
 		err = s.Ready(ctx)
+	case "members":
+		a.Members, err = s.Members(ctx)
+	case "remove":
+		err = s.RemoveMember(ctx, r.Key)
+	case "transfer":
+		err = s.TransferLeadership(ctx, r.Key)
 	case "checksum":
 		sum := s.Checksum()
 		a.Checksum = &sum

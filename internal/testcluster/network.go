@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 
-	"dkv/internal/raftnet"
-
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/raftio"
 	"github.com/lni/dragonboat/v4/raftpb"
@@ -43,7 +41,7 @@ func (c *Processes) Cut(links ...Link) {
 	}
 }
 
-// cutFrom returns the addresses that are cut off from member i, and of each whether
+// cutFrom returns the nodes that are cut off from member i, and of each whether
 // snapshots alone are lost.
 func (c *Processes) cutFrom(i int) map[string]bool {
 	c.mu.Lock()
@@ -51,7 +49,7 @@ func (c *Processes) cutFrom(i int) map[string]bool {
 	cut := make(map[string]bool)
 	for _, l := range c.cut {
 		if l.From == i {
-			cut[c.members[c.nodes[l.To]]] = l.OnlySnapshots
+			cut[c.nodes[l.To]] = l.OnlySnapshots
 		}
 	}
 	return cut
@@ -66,7 +64,7 @@ func (c *Processes) Dropped(links ...Link) (sum Dropped) {
 		if err != nil {
 			c.t.Fatalf("what was lost on %v: %v", l, err)
 		}
-		d := dropped[c.members[c.nodes[l.To]]]
+		d := dropped[c.nodes[l.To]]
 		sum.Messages += d.Messages
 		sum.Chunks += d.Chunks
 	}
@@ -98,16 +96,22 @@ func (c *Processes) Others(these ...int) (others []int) {
 func (c *Processes) Node(i int) string { return c.nodes[i] }
 
 // network makes the transport of a child: the real one, which loses what goes to
-// addresses that are cut off.
+// nodes that are cut off.
 type network struct {
-	raftnet.Factory
+	config.TransportFactory
 	mu      sync.Mutex
-	cut     map[string]bool // addresses; true: only snapshots are lost
+	cut     map[string]bool // nodes; true: only snapshots are lost
 	dropped map[string]Dropped
 }
 
 func newNetwork(cut map[string]bool) *network {
 	return &network{cut: cut, dropped: make(map[string]Dropped)}
+}
+
+// wrap makes it the way to f's.
+func (n *network) wrap(f config.TransportFactory) config.TransportFactory {
+	n.TransportFactory = f
+	return n
 }
 
 func (n *network) setCut(cut map[string]bool) {
@@ -122,7 +126,7 @@ func (n *network) allDropped() map[string]Dropped {
 	return maps.Clone(n.dropped)
 }
 
-// lose tells whether messages to an address are lost, and counts them if so.
+// lose tells whether messages to a node are lost, and counts them if so.
 func (n *network) lose(target string, messages int) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -151,7 +155,7 @@ func (n *network) loseChunk(target string, after bool) bool {
 
 // Create implements config.TransportFactory.
 func (n *network) Create(nhc config.NodeHostConfig, m raftio.MessageHandler, c raftio.ChunkHandler) raftio.ITransport {
-	return lossy{n.Factory.Create(nhc, m, c), n}
+	return lossy{n.TransportFactory.Create(nhc, m, c), n}
 }
 
 type lossy struct {

@@ -53,6 +53,10 @@ type ProcessOptions struct {
 	Node          string
 	Members       map[string]string
 	SnapshotBytes int64
+	Restore       string
+	Address       string
+	Join          []string
+	Witness       bool
 
 	// Cut has the addresses that what the child says does not reach; if true, it
 	// is but snapshots that do not.
@@ -73,7 +77,7 @@ func StartProcess(t testing.TB, opts ProcessOptions) (*Process, error) {
 
 func startProcess(t testing.TB, opts ProcessOptions) (*Process, error) {
 	t.Helper()
-	env, err := json.Marshal(childOptions{opts.Dir, opts.Node, opts.Members, opts.SnapshotBytes, opts.Cut})
+	env, err := json.Marshal(childOptions{opts.Dir, opts.Node, opts.Members, opts.SnapshotBytes, opts.Restore, opts.Address, opts.Join, opts.Witness, opts.Cut})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,6 +358,9 @@ func (c *Processes) Process(i int) *Process {
 	defer c.mu.Unlock()
 	return c.procs[i]
 }
+
+// Address is that of member i.
+func (c *Processes) Address(i int) string { return c.members[c.nodes[i]] }
 
 // Dir is the data directory of member i.
 func (c *Processes) Dir(i int) string { return c.dirs[i] }

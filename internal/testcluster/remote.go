@@ -21,6 +21,24 @@ func (p *Process) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return a.Value, a.OK, err
 }
 
+// Members are those that the child knows.
+func (p *Process) Members(ctx context.Context) ([]store.Member, error) {
+	a, err := p.do(ctx, request{Op: "members"})
+	return a.Members, err
+}
+
+// RemoveMember has the child remove a member.
+func (p *Process) RemoveMember(ctx context.Context, name string) error {
+	_, err := p.do(ctx, request{Op: "remove", Key: name})
+	return err
+}
+
+// TransferLeadership has the child have a member lead.
+func (p *Process) TransferLeadership(ctx context.Context, name string) error {
+	_, err := p.do(ctx, request{Op: "transfer", Key: name})
+	return err
+}
+
 // GetStale implements store.Store.
 func (p *Process) GetStale(ctx context.Context, key string) ([]byte, bool, error) {
 	a, err := p.do(ctx, request{Op: "getstale", Key: key})

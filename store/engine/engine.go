@@ -8,8 +8,8 @@
 // An engine decides what an operation means, and nothing else does. A replica
 // makes it the state machine of a log, so an engine without a clock has to be
 // deterministic: what it holds, what it answers and the order in which it carries
-// out deadlines must follow from the calls that change it (Apply, Tick, Reap and
-// Load) and from nothing else, be it map order, a random seed or an open view.
+// out deadlines must follow from the calls that change it (Apply, Tick, Reap,
+// Skip and Load) and from nothing else, be it map order, a random seed or an open view.
 package engine
 
 import (
@@ -381,6 +381,10 @@ type Engine interface {
 	// Revision is that of the last change. It waits for no call under way, be it
 	// one that is telling of its changes.
 	Revision() uint64
+
+	// Skip leaves out the next n revisions, which no change will have. What there is
+	// keeps those that it has. Nothing else may be done meanwhile, and no view be open.
+	Skip(n uint64)
 
 	// Info fills in what the engine knows.
 	Info(*store.Info)

@@ -6,12 +6,14 @@ package local
 import (
 	"cmp"
 	"context"
+	"io"
 	"iter"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"dkv/internal/backup"
 	"dkv/internal/clock"
 	"dkv/internal/feed"
 	"dkv/internal/lockqueue"
@@ -53,20 +55,67 @@ var _ store.Store = (*Store)(nil)
 
 // Open returns an empty store.
 func Open(opts Options) *Store {
+	opts.setDefaults()
+	s := newStore(opts)
+	s.begin(opts.Engine.New(s.engineOptions()))
+	return s
+}
+
+// Restore returns a store with the state that is in a backup, which need not be of a
+// store in memory. What time was left to keys and locks is left to them now. Errors
+// are those of backup.Restore.
+func Restore(opts Options, r io.Reader) (*Store, error) {
+	opts.setDefaults()
+	s := newStore(opts)
+	db, _, err := backup.Restore(r, opts.Engine, s.engineOptions())
+	if err != nil {
+		return nil, err
+	}
+	s.begin(db)
+	s.reaper.arm()
+	return s, nil
+}
+
+func (opts *Options) setDefaults() {
 	if opts.Clock == nil {
 		opts.Clock = clock.System{}
 	}
 	if opts.Engine.New == nil {
 		opts.Engine = maple.Factory
 	}
+}
+
+// newStore returns a store that has no engine yet.
+func newStore(opts Options) *Store {
 	s := &Store{limit: opts.MaxBytes, identity: rand.Uint64() | 1}
 	s.feed = feed.New(func() uint64 { return s.db.Revision() })
-	s.db = opts.Engine.New(engine.Options{Now: opts.Clock.Now, Changed: s.changed})
-	s.locks = lockqueue.New(s.db)
 	s.Writes, s.Watches = ops.New(s.do), feed.NewWatches(s.watch)
-	s.reaper.db, s.reaper.locks = s.db, s.locks
 	s.clock, s.reaper.clock = opts.Clock, opts.Clock
 	return s
+}
+
+func (s *Store) engineOptions() engine.Options {
+	return engine.Options{Now: s.clock.Now, Changed: s.changed}
+}
+
+// begin makes db the store's engine.
+func (s *Store) begin(db engine.Engine) {
+	s.db = db
+	s.locks = lockqueue.New(db)
+	s.reaper.db, s.reaper.locks = s.db, s.locks
+}
+
+// Backup writes a backup of the state as it is now; writes go on meanwhile.
+func (s *Store) Backup(ctx context.Context, w io.Writer) (store.Backup, error) {
+	if s.closed.Load() {
+		return store.Backup{}, store.ErrClosed
+	}
+	if err := ops.CheckContext(ctx); err != nil {
+		return store.Backup{}, err
+	}
+	view := s.db.View()
+	defer view.Release()
+	return backup.Write(ctx, w, view)
 }
 
 // Close drops all that is stored. It may be called more than once.

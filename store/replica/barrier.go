@@ -21,6 +21,8 @@ type barriers struct {
 	// It returns at the latest when over or stopping is closed.
 	issue func(over <-chan struct{}) bool
 
+	ending   *ending // why they are closed
+	refusal  error   // of every read, or nil
 	stopping chan struct{}
 	workers  sync.WaitGroup
 
@@ -56,7 +58,11 @@ func (b *barriers) wait(ctx context.Context) error {
 	b.mu.Lock()
 	if b.mu.closed {
 		b.mu.Unlock()
-		return store.ErrClosed
+		return b.ending.err()
+	}
+	if b.refusal != nil {
+		b.mu.Unlock()
+		return b.refusal
 	}
 	r := b.mu.next
 	if r == nil {
@@ -142,7 +148,7 @@ func (b *barriers) pass(r *round) error {
 		case <-r.over:
 			return store.ErrUnavailable
 		case <-b.stopping:
-			return store.ErrClosed
+			return b.ending.err()
 		case <-time.After(pause):
 		}
 	}

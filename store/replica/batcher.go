@@ -40,6 +40,8 @@ type batcher struct {
 	member, incarnation uint64
 	limit               int64 // of the size that its operations may take the state to, 0: none
 	space               space
+	ending              *ending // why it is closed
+	refusal             error   // of every operation, or nil
 
 	// progress is the index of the last entry that was applied here.
 	progress func() uint64
@@ -78,49 +80,6 @@ const (
 	proposalDropped                 // this attempt had no effect
 	proposalLost                    // unknown
 )
-
-// call is one operation that waits for its result.
-type call struct {
-	op       []byte        // encoded
-	read     int           // what its results count for
-	done     chan struct{} // receives when res and err are set, unless it is one of several
-	together *together     // those, else nil
-	res      engine.Result
-	err      error
-
-	// Under batcher.mu.
-	flight  *flight // nil while it is queued
-	givenUp bool    // nobody waits for it any longer
-}
-
-// flight is a batch under way. What can change is under batcher.mu.
-type flight struct {
-	seq     uint64
-	calls   []*call       // by number of the operation
-	waiting int           // calls that are not given up
-	exposed bool          // an attempt may have had its effect, or have it yet
-	over    bool          // the calls have their results, or nobody waits for them
-	settled chan struct{} // closed when over
-}
-
-// together are calls that one goroutine waits for.
-type together struct {
-	left int           // that have no result yet; under batcher.mu
-	done chan struct{} // receives when none are left
-}
-
-// finish tells who waits for c that res and err are set. It is called with batcher.mu
-// held.
-func (c *call) finish() {
-	g := c.together
-	if g == nil {
-		c.done <- struct{}{}
-	} else if g.left--; g.left == 0 {
-		g.done <- struct{}{}
-	}
-}
-
-var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
 func (b *batcher) init(member, incarnation uint64, progress func() uint64) {
 	b.member, b.incarnation, b.progress = member, incarnation, progress
@@ -209,6 +168,9 @@ func (b *batcher) doTogether(ctx context.Context, writes []ops.Write) {
 
 // call makes a call of an operation.
 func (b *batcher) call(op *engine.Op, id once.ID) (*call, error) {
+	if b.refusal != nil {
+		return nil, b.refused()
+	}
 	if b.space.low() && !frees(op) {
 		return nil, store.ErrDiskFull
 	}
@@ -220,14 +182,14 @@ func (b *batcher) call(op *engine.Op, id once.ID) (*call, error) {
 	return c, nil
 }
 
-// result is what has come of a call that is over, and which is used again.
-func (c *call) result() (engine.Result, error) {
-	res, err := c.res, c.err
-	*c = call{op: c.op, done: c.done}
-	if cap(c.op) <= maxBatchBytes {
-		calls.Put(c)
+// refused is why no operation is taken: the store may also be closed.
+func (b *batcher) refused() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.mu.closed {
+		return b.ending.err()
 	}
-	return res, err
+	return b.refusal
 }
 
 // enqueue puts calls into the queue, as soon as there is room for them, and returns how
@@ -243,7 +205,7 @@ func (b *batcher) enqueue(ctx context.Context, all []*call) (queued int, err err
 		}
 		b.mu.Unlock()
 		if closed {
-			err = store.ErrClosed
+			err = b.ending.err()
 			break
 		}
 		select {
@@ -503,7 +465,7 @@ func (b *batcher) fly(f *flight, entry []byte) {
 		case <-f.settled:
 			return
 		case <-b.stopping:
-			err := store.ErrClosed
+			err := b.ending.err()
 			if lost {
 				err = store.ErrUnknown
 			}
@@ -554,12 +516,6 @@ func (b *batcher) settle(f *flight, set func(int, *call)) {
 	f.endLocked()
 }
 
-func (f *flight) endLocked() {
-	f.over = true
-	f.calls = nil
-	close(f.settled)
-}
-
 // close keeps new operations out, waits until those that it has let in are done
 // or patience is closed, and stops.
 func (b *batcher) close(patience <-chan struct{}) {
@@ -568,7 +524,7 @@ func (b *batcher) close(patience <-chan struct{}) {
 		close(b.closing)
 	}
 	b.mu.closed = true
-	if !b.hello.over {
+	if b.hello != nil && !b.hello.over {
 		b.hello.endLocked() // nobody waits for it
 	}
 	b.mu.timer.Stop()
@@ -582,6 +538,7 @@ func (b *batcher) close(patience <-chan struct{}) {
 	}
 	close(b.stopping)
 	<-drained
+	b.failQueued() // of a batcher that was never started
 }
 
 func (b *batcher) failQueued() {
@@ -592,7 +549,7 @@ func (b *batcher) failQueued() {
 	for _, c := range b.mu.queue {
 		if !c.givenUp {
 			c.flight = over
-			c.err = store.ErrClosed
+			c.err = b.ending.err()
 			c.finish()
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"dkv/internal/command"
 	"dkv/internal/once"
+	"dkv/internal/ops"
 	"dkv/maple"
 	"dkv/store"
 	"dkv/store/engine"
@@ -111,7 +113,7 @@ func TestEveryBatchIsAppliedAtMostOnceHoweverOftenItIsProposed(t *testing.T) {
 	}
 	const callers = 16
 	each := rounds(40, 15)
-	outcomes := make(chan outcome, callers*each)
+	outcomes := make(chan outcome, 4*callers*each)
 	var wg sync.WaitGroup
 	for c := range callers {
 		wg.Go(func() {
@@ -121,10 +123,20 @@ func TestEveryBatchIsAppliedAtMostOnceHoweverOftenItIsProposed(t *testing.T) {
 				if n%3 == 0 {
 					ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(12000))*time.Microsecond)
 				}
-				key := fmt.Sprint(c, "-", n)
-				res, err := b.do(ctx, &engine.Op{Kind: engine.SetIfUnset, Key: key, Value: []byte(key)}, once.ID{})
+				writes := make([]ops.Write, 1+c%2*(n%4)) // of half of the callers, up to four together
+				for i := range writes {
+					key := fmt.Sprint(c, "-", n, "-", i)
+					writes[i].Op = engine.Op{Kind: engine.SetIfUnset, Key: key, Value: []byte(key)}
+				}
+				if w := &writes[0]; c%2 == 0 {
+					w.Result, w.Err = b.do(ctx, &w.Op, once.ID{})
+				} else {
+					b.doTogether(ctx, writes)
+				}
 				cancel()
-				outcomes <- outcome{key, res, err}
+				for _, w := range writes {
+					outcomes <- outcome{w.Op.Key, w.Result, w.Err}
+				}
 			}
 		})
 	}
@@ -292,6 +304,107 @@ func TestFullQueueTurnsAwayWithBusyAndNothingApplied(t *testing.T) {
 	}
 	b.start()
 	b.close(closedNow())
+}
+
+// TestWritesTogetherEndOneByOne has more of them than there is room for in the queue, and
+// some that are over before they get there.
+func TestWritesTogetherEndOneByOne(t *testing.T) {
+	const room = maxQueueBytes / store.MaxValueSize
+	value := make([]byte, store.MaxValueSize)
+	failed := errors.New("it has failed before")
+	for name, c := range map[string]struct {
+		full bool // the disk
+		end  func(cancel context.CancelFunc, b *batcher)
+		want func(i int) error
+	}{
+		"done": {
+			end:  func(_ context.CancelFunc, b *batcher) { b.start() },
+			want: func(int) error { return nil },
+		},
+		"given up": {
+			end: func(cancel context.CancelFunc, b *batcher) { cancel() },
+			want: func(i int) error {
+				if i < room { // less one, for what is not value, and one more, for the one that has failed
+					return store.ErrUnavailable
+				}
+				return store.ErrBusy
+			},
+		},
+		"closed": {
+			end: func(_ context.CancelFunc, b *batcher) {
+				b.propose = func([]byte, <-chan struct{}) proposal { return proposalDropped }
+				b.start()
+				b.close(closedNow())
+			},
+			want: func(int) error { return store.ErrClosed },
+		},
+		"disk full": {
+			full: true,
+			end:  func(_ context.CancelFunc, b *batcher) { b.start() },
+			want: func(i int) error {
+				if i%2 == 0 {
+					return store.ErrDiskFull
+				}
+				return nil
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newTestBatcher(nil)
+			b.propose = func(entry []byte, _ <-chan struct{}) proposal {
+				var e command.Entry
+				if err := command.Decode(entry, &e); err != nil {
+					panic(err)
+				}
+				results := make([]engine.Result, len(e.Batch.Ops))
+				for i, op := range e.Batch.Ops {
+					results[i].Revision = uint64(len(op.Key))
+				}
+				b.applied(e.Batch.Slot, e.Batch.Seq, results, true)
+				return proposalApplied
+			}
+			if c.full {
+				b.space.init(func() (int64, error) { return 0, nil }, func() int64 { return 0 })
+			}
+			writes := make([]ops.Write, room+4)
+			for i := range writes {
+				writes[i].Op = engine.Op{Kind: engine.Set, Key: strings.Repeat("k", i+1), Value: value}
+				if c.full && i%2 == 1 {
+					writes[i].Op = engine.Op{Kind: engine.Delete, Key: strings.Repeat("k", i+1)}
+				}
+			}
+			writes[3].Err = failed
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var together sync.WaitGroup
+			together.Go(func() { b.doTogether(ctx, writes) })
+			for queued := 0; queued < min(room-1, len(writes)/2-1); time.Sleep(time.Millisecond) {
+				b.mu.Lock()
+				queued = b.mu.live
+				b.mu.Unlock()
+			}
+			c.end(cancel, b)
+			together.Wait()
+			for i, w := range writes {
+				want := c.want(i)
+				if i == 3 {
+					want = failed
+				}
+				if !errors.Is(w.Err, want) || want == nil && w.Result.Revision != uint64(i+1) {
+					t.Errorf("%d: %v, %v; want %v", i, w.Result.Revision, w.Err, want)
+				}
+			}
+			if name != "closed" {
+				if name == "given up" {
+					b.start()
+				}
+				b.close(nil)
+			}
+			if b.mu.live != 0 || b.mu.bytes != 0 || len(b.mu.queue) != 0 {
+				t.Errorf("%d calls of %d bytes are left, %d in the queue", b.mu.live, b.mu.bytes, len(b.mu.queue))
+			}
+		})
+	}
 }
 
 func closedNow() <-chan struct{} {

@@ -74,6 +74,98 @@
 //     recovered leaves a gap in that, and watches who are before it end with
 //     store.ErrCompacted.
 //
+// # One backup, and a beginning with it
+//
+//  1. [Store.Backup] waits for a barrier and opens a view, as in One read. What the
+//     view saves goes into a stream of internal/backup.
+//  2. A member whose directory is new verifies the backup that Options.Restore names,
+//     copies it there, and only then gives the directory its identity, with the
+//     backup's checksum, which is part of the group's ID, too. The copy is the state
+//     before the first log entry, but for the revision, which is so far behind that
+//     none is given again that was given since the backup: each Open loads it and
+//     Dragonboat applies the log to it.
+//  3. As soon as an entry has been applied, a snapshot is made that keeps none in the
+//     log. From then on Dragonboat recovers that, or a later one, and the copy goes.
+//     A member that begins without the log gets the state from a snapshot.
+//
+// # One recovery
+//
+//  1. [Recover] takes a directory that no store has open, and reads its log (package
+//     raftlog) and the file of its last snapshot (snapfile.go) without Dragonboat, which
+//     would go on with the log.
+//  2. A state machine begins with the snapshot, or with the copy of a backup, and is
+//     given all entries behind it, be they known to be committed or not.
+//  3. What it has come to is written as in One backup.
+//
+// # Members
+//
+// A group begins with the members that Options.Members names, which number themselves by
+// the order of their names. Who joins later gets a number that nobody ever had, through
+// the log (join.go says in which steps), and is called by its name, the number of its
+// directory and its address. So a directory is one member for ever, and another under
+// the same name is another member. What Open does:
+//
+//	Directory                 Options                What happens
+//	new                       Members                it is a founding member; if one that is reached says
+//	                                                 that it was that before, Open is refused
+//	new                       Join                   it asks those to be taken in
+//	new                       Address alone          it waits until AddMember has it do so
+//	new                       either, and Witness    the same, as a witness; with Members it is refused
+//	of a founding member      Members, or Join       it goes on; the names must be the founding ones, the
+//	                                                 addresses may be others
+//	of one that joins         Join, Members or none  it goes on, from whatever step it was at
+//	of a witness              those, and Witness     it goes on; without Witness Open is refused
+//	of any other              Witness                Open is refused
+//	of one that was removed   any                    Open is refused with store.ErrRemoved
+//	removed, and not told     any                    it is told, and ends with store.ErrRemoved
+//	lost, and new again       Members                refused, as above; who has met the member turns it away
+//	lost, and new again       Join                   refused while the old one is a member; then it joins
+//	any                       another Node           Open is refused
+//
+// Each member remembers the number of each other's directory from when they first met,
+// which all do soon after they start, before it looks at any message. So one that has
+// lost its directory, and with it what it has voted for, is no part of a quorum again.
+// What remains: a founding member that has lost its directory, while none of those that
+// it has been in a quorum with is reached, begins anew, with others that are new as well.
+// They become a group of their own kind only if they are a majority; those that have met
+// it before do not listen to it.
+//
+// A change of the members is proposed with the number of the change that it follows,
+// and has no effect if another came first. One that has had no answer is looked for in the
+// membership, and proposed again if it is not there.
+//
+// # A witness
+//
+// A witness (witness.go) is Dragonboat's: it votes, it counts for a majority, and of each
+// entry it has the index and the term alone. So it cannot lead, and nobody has it do so; it
+// has no state, proposes nothing and has no read barrier. What differs from what Dragonboat
+// does:
+//
+//  1. The leader sends it an entry once that is on the leader's own disk and on that of the
+//     other member with data, unless that one is away (savedfirst.go). Otherwise what the
+//     leader acknowledges with the witness would be lost with the leader, and the witness
+//     would know of entries that nobody else has, and vote for nobody.
+//  2. Dragonboat has it keep its log for ever, unless a leader sends it a snapshot, which is
+//     one without a state. So it asks another member now and then who the members are, and
+//     after which entry; when the log is long enough, it writes down that it has such a
+//     snapshot of that entry, and lets go what is before (package raftlog).
+//  3. It learns by the same question who the members are, which Dragonboat does not tell it,
+//     and answers Members and Ready.
+//  4. A member with data is removed while another one leads: that one has all that was
+//     acknowledged, and the removal. With the witness alone, the one that goes could carry
+//     it out, and the witness would vote for nobody who is left: so it is not told of it
+//     before another has it, be that one away.
+//  5. The file that Dragonboat makes for each snapshot to a witness is made in the data
+//     directory, and removed (scratch.go).
+//
+// A group takes a witness in when it has two members with data: beside one, it would be one
+// more that must not fail. It takes in one: with two, a write could be acknowledged that is
+// on one disk alone, of three or more. It always has a member with data.
+//
+// So a write that finds the other member gone takes a second, and those after it do not wait
+// for that any more. What is acknowledged while it is away is on one disk. That one has to be
+// there when the other comes back: until that has caught up, the witness votes for no other.
+//
 // # One lock
 //
 //  1. package lock has [Store.JoinLock] propose an operation, as in One write. On

@@ -55,10 +55,13 @@ func TestNothingIsWrittenToStdoutOrStderrOfTheHost(t *testing.T) {
 	}
 }
 
+// stderr is what os.Stderr is when the program begins: go test -json has another later.
+var stderr = os.Stderr
+
 func TestStandardLoggerOfTheHostIsAsItWas(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Members: 1})
 	c.Ready()
-	if log.Flags() != log.LstdFlags || log.Prefix() != "" || log.Writer() != os.Stderr {
+	if log.Flags() != log.LstdFlags || log.Prefix() != "" || log.Writer() != stderr {
 		t.Errorf("flags %b, prefix %q, writer %v", log.Flags(), log.Prefix(), log.Writer())
 	}
 }

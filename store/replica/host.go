@@ -15,6 +15,7 @@ import (
 	"time"
 
 	_ "dkv/internal/stdlog/restore" // the standard logger
+	"dkv/store"
 	"dkv/store/replica/raftlog"
 
 	"github.com/lni/dragonboat/v4"
@@ -49,16 +50,19 @@ const (
 
 // host is a Dragonboat NodeHost that runs one replica.
 type host struct {
+	changes *changes
+
+	// gate keeps calls into nh apart from its start and its Close, which they would
+	// crash.
+	gate struct {
+		sync.RWMutex
+		open bool // the replica runs
+	}
+
+	// Set by start.
 	nh      *dragonboat.NodeHost
 	replica uint64
 	session *client.Session // does not deduplicate: the state machine does
-	changes *leaderChanges
-
-	// gate keeps calls into nh apart from its Close, which they would crash.
-	gate struct {
-		sync.RWMutex
-		closed bool
-	}
 }
 
 // silence keeps Dragonboat from writing to its host program's stderr and from
@@ -79,98 +83,104 @@ func (quiet) Warningf(string, ...any)   {}
 func (quiet) Errorf(string, ...any)     {}
 func (quiet) Panicf(f string, a ...any) { panic(fmt.Errorf("dragonboat: "+f, a...)) }
 
-// replicaIDs numbers the founding members, the same way on each of them.
-func replicaIDs(members map[string]string) map[string]uint64 {
-	ids := make(map[string]uint64)
-	for i, name := range slices.Sorted(maps.Keys(members)) {
-		ids[name] = uint64(i + 1)
-	}
-	return ids
-}
-
-// groupID tells groups apart, so that members of different ones do not listen
-// to each other.
-func groupID(members map[string]string) uint64 {
+// groupID is the Group of an identity. Backup is the checksum of what the group
+// begins with, or "".
+func groupID(members map[string]string, backup string) uint64 {
 	h := fnv.New64a()
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		fmt.Fprintf(h, "%q=%q\n", name, members[name])
 	}
+	if backup != "" {
+		fmt.Fprintf(h, "backup=%s\n", backup)
+	}
 	return max(2, h.Sum64()) // 0 and 1 mean to Dragonboat that there is none
 }
 
-// startHost starts the replica. It returns before the replica has a leader.
-func startHost(dir *directory, opts Options, space *space, create sm.CreateConcurrentStateMachineFunc) (h *host, err error) {
+// start starts the replica. It returns before the replica has a leader. If it fails
+// nothing is left running.
+func (h *host) start(dir *directory, opts Options, net config.TransportFactory, space *space, create sm.CreateConcurrentStateMachineFunc) (err error) {
 	silence()
+	var nh *dragonboat.NodeHost
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("start: %v", r)
 		}
-		if err != nil && h != nil {
-			h.close()
-			h = nil
+		if err != nil && nh != nil {
+			nh.Close()
 		}
 	}()
 
-	id := dir.identity
-	members := id.Members
-	ids := replicaIDs(members)
-	h = &host{changes: &leaderChanges{log: opts.Logger, ids: ids, next: make(chan struct{})}}
+	id := dir.id()
 	nhc := config.NodeHostConfig{
-		DeploymentID:        groupID(members),
+		DeploymentID:        id.Group,
 		NodeHostDir:         dir.join(raftDir),
 		RTTMillisecond:      tickMillis,
+		RaftAddress:         id.Member, // which never changes, as Dragonboat has it
+		ListenAddress:       opts.address(),
 		RaftEventListener:   h.changes,
+		SystemEventListener: h.changes,
 		MaxSendQueueSize:    maxQueue,
 		MaxReceiveQueueSize: maxQueue,
 	}
-	target := make(map[uint64]string)
-	if len(members) == 0 {
-		// A group of one needs no network.
-		h.replica = 1
-		nhc.RaftAddress = "alone"
-		nhc.Expert.TransportFactory = noTransport{}
-		target[1] = nhc.RaftAddress
-	} else {
-		h.replica = ids[id.Node]
-		nhc.RaftAddress = members[id.Node]
-		nhc.Expert.TransportFactory = opts.transport
-		for name, addr := range members {
-			target[ids[name]] = addr
-		}
-	}
+	nhc.Expert.TransportFactory = net
 	nhc.Expert.Engine = config.EngineConfig{
 		ExecShards: engineShards, CommitShards: 1, ApplyShards: 1, SnapshotShards: 2, CloseShards: 1,
 	}
-	nhc.Expert.LogDBFactory = raftlog.Factory{Full: space.exhausted, Opened: space.log.Store}
+	factory := raftlog.Factory{Full: space.exhausted, Opened: space.log.Store}
+	if id.Witness {
+		factory.SegmentSize = witnessSegment
+	}
+	nhc.Expert.LogDBFactory = factory
 	nhc.Expert.LogDB = config.GetTinyMemLogDBConfig() // of which but the shards are looked at
 	nhc.Expert.LogDB.Shards = engineShards
 
 	nhc.Expert.FS = dir.fs
 	if err := prepareRaftDir(nhc); err != nil {
-		return h, err
+		return err
 	}
-	h.nh, err = dragonboat.NewNodeHost(nhc)
+	files := &patientFS{FS: dir.fs}
+	nhc.Expert.FS = newScratch(writeBack{files})
+	nh, err = dragonboat.NewNodeHost(nhc)
 	if err != nil {
-		return h, err
+		return err
 	}
-	if h.nh == nil { // Dragonboat has swallowed a panic
-		return h, errors.New("the Raft directory is damaged")
+	if nh == nil { // Dragonboat has swallowed a panic
+		return errors.New("the Raft directory is damaged")
 	}
-	h.session = h.nh.GetNoOPSession(shard)
-	if h.nh.HasNodeInfo(shard, h.replica) {
-		target = nil // a restart: the members are in the log
+	joins := isJoiner(id.Member)
+	first, join := founders(id.Founders).Voters, joins
+	if opts.alone() {
+		first = map[uint64]string{id.Replica: id.Member}
+	}
+	if joins {
+		first = nil // they are in the log, or will be
+	}
+	if nh.HasNodeInfo(shard, id.Replica) {
+		first, join = nil, false // a restart
 	} else if id.Started {
-		return h, fmt.Errorf("what was in %s is gone", raftDir)
+		return fmt.Errorf("what was in %s is gone", raftDir)
 	}
-	return h, h.nh.StartConcurrentReplica(target, false, create, config.Config{
-		ShardID:         shard,
-		ReplicaID:       h.replica,
-		CheckQuorum:     true,
-		PreVote:         true,
-		HeartbeatRTT:    heartbeatTicks,
-		ElectionRTT:     electionTicks,
-		MaxInMemLogSize: maxInMemLog,
+	err = nh.StartConcurrentReplica(first, join, create, config.Config{
+		ShardID:             shard,
+		ReplicaID:           id.Replica,
+		CheckQuorum:         true,
+		PreVote:             true,
+		OrderedConfigChange: true,
+		IsNonVoting:         joins && !id.Witness, // until the log, or a snapshot, says that it votes
+		IsWitness:           id.Witness,
+		HeartbeatRTT:        heartbeatTicks,
+		ElectionRTT:         electionTicks,
+		MaxInMemLogSize:     maxInMemLog,
 	})
+	if err != nil {
+		return err
+	}
+	h.gate.Lock()
+	defer h.gate.Unlock()
+	h.nh, h.replica, h.session = nh, id.Replica, nh.GetNoOPSession(shard)
+	h.gate.open = true
+	files.runs.Store(true)
+	return nil
 }
 
 // prepareRaftDir makes Dragonboat's directory independent of the machine's name,
@@ -231,7 +241,7 @@ func linkHostname(dir, data string) error {
 func (h *host) propose(entry []byte, settled, stopping <-chan struct{}) proposal {
 	changed := h.changes.wait()
 	h.gate.RLock()
-	if h.gate.closed {
+	if !h.gate.open {
 		h.gate.RUnlock()
 		return proposalDropped
 	}
@@ -267,7 +277,7 @@ func (h *host) propose(entry []byte, settled, stopping <-chan struct{}) proposal
 func (h *host) readIndex(over, stopping <-chan struct{}) bool {
 	changed := h.changes.wait()
 	h.gate.RLock()
-	if h.gate.closed {
+	if !h.gate.open {
 		h.gate.RUnlock()
 		return false
 	}
@@ -294,7 +304,7 @@ func (h *host) readIndex(over, stopping <-chan struct{}) bool {
 // log go, and tells whether that was done.
 func (h *host) snapshot(keep uint64, timeout time.Duration, stopping <-chan struct{}) bool {
 	h.gate.RLock()
-	if h.gate.closed {
+	if !h.gate.open {
 		h.gate.RUnlock()
 		return false
 	}
@@ -319,7 +329,7 @@ func (h *host) snapshot(keep uint64, timeout time.Duration, stopping <-chan stru
 func (h *host) leader() uint64 {
 	h.gate.RLock()
 	defer h.gate.RUnlock()
-	if h.gate.closed {
+	if !h.gate.open {
 		return 0
 	}
 	id, _, ok, err := h.nh.GetLeaderID(shard)
@@ -329,7 +339,13 @@ func (h *host) leader() uint64 {
 	return id
 }
 
-func (h *host) leads() bool { return h.leader() == h.replica }
+// leads tells whether this replica leads, as far as it knows.
+func (h *host) leads() bool {
+	leader := h.leader()
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	return leader != 0 && leader == h.replica
+}
 
 // handOver has another replica lead, if this one does and one of the others
 // takes over before patience ends.
@@ -356,10 +372,7 @@ func (h *host) handOver(others []uint64, patience <-chan struct{}) {
 		if !h.leads() {
 			return
 		}
-		h.gate.RLock()
-		err := h.nh.RequestLeaderTransfer(shard, target)
-		h.gate.RUnlock()
-		if err != nil {
+		if !h.requestTransfer(target) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), perTarget)
@@ -375,29 +388,168 @@ func (h *host) handOver(others []uint64, patience <-chan struct{}) {
 	}
 }
 
-// close stops the replica and waits for it.
+// requestTransfer asks for another leader, and tells whether it could.
+func (h *host) requestTransfer(target uint64) bool {
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	return h.gate.open && h.nh.RequestLeaderTransfer(shard, target) == nil
+}
+
+// transfer has one of the others lead, whoever leads now, and waits a while until one
+// does.
+func (h *host) transfer(ctx context.Context, others []uint64) {
+	const perTarget = 500 * time.Millisecond // then Dragonboat gives a transfer up
+	for _, target := range others {
+		if !h.requestTransfer(target) {
+			continue
+		}
+		for end := time.Now().Add(perTarget); time.Now().Before(end); {
+			if slices.Contains(others, h.leader()) || pause(ctx, pollPause) != nil {
+				return
+			}
+		}
+	}
+}
+
+// membership asks for the membership, with a read barrier.
+func (h *host) membership(ctx context.Context) (m membership, err error) {
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	if !h.gate.open {
+		return m, store.ErrUnavailable
+	}
+	brief, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	got, err := h.nh.SyncGetShardMembership(brief, shard)
+	if err != nil {
+		return m, err
+	}
+	m = membership{Change: got.ConfigChangeID, Voters: got.Nodes, Learners: got.NonVotings, Witnesses: got.Witnesses}
+	m.Removed = slices.Sorted(maps.Keys(got.Removed))
+	return m, nil
+}
+
+// voters are those that are known here, and the change that has made them so.
+func (h *host) voters() (voters map[uint64]string, change uint64, ok bool) {
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	if !h.gate.open {
+		return nil, 0, false
+	}
+	info := h.nh.GetNodeHostInfo(dragonboat.NodeHostInfoOption{SkipLogInfo: true})
+	if info == nil || len(info.ShardInfoList) == 0 || info.ShardInfoList[0].Pending {
+		return nil, 0, false
+	}
+	of := info.ShardInfoList[0]
+	return maps.Clone(of.Replicas), of.ConfigChangeIndex, len(of.Replicas) > 0
+}
+
+// await makes a request of Dragonboat and waits for what comes of it. It is true if the
+// request was carried out.
+func (h *host) await(ctx context.Context, ask func() (*dragonboat.RequestState, error)) bool {
+	h.gate.RLock()
+	if !h.gate.open {
+		h.gate.RUnlock()
+		return false
+	}
+	rs, err := ask()
+	h.gate.RUnlock()
+	if err != nil {
+		return false
+	}
+	timeout := time.NewTimer(2 * changeTimeout) // Dragonboat's own stands still with its disk
+	defer timeout.Stop()
+	select {
+	case r := <-rs.ResultC():
+		rs.Release()
+		return r.Completed()
+	case <-ctx.Done():
+	case <-timeout.C:
+	}
+	return false
+}
+
+// close stops the replica, if it runs, and waits for it. It is not to be started any more.
 func (h *host) close() {
 	h.gate.Lock()
-	closed := h.gate.closed
-	h.gate.closed = true
+	open := h.gate.open
+	h.gate.open = false
 	h.gate.Unlock()
-	if !closed && h.nh != nil {
+	if open {
 		h.nh.Close()
 	}
 }
 
-// leaderChanges tells those who wait that another replica leads.
-type leaderChanges struct {
-	log *slog.Logger
-	ids map[string]uint64
+// changes tells those who wait that another replica leads, and that the members are
+// others.
+type changes struct {
+	listener
+	log     *slog.Logger
+	name    func(replica uint64) string
+	members chan struct{} // has room for one
+	deleted func()
 
 	mu     sync.Mutex
 	leader uint64
 	next   chan struct{}
 }
 
+// listener ignores what Dragonboat tells.
+type listener struct{}
+
+func (listener) NodeHostShuttingDown()                       {}
+func (listener) NodeUnloaded(raftio.NodeInfo)                {}
+func (listener) NodeDeleted(raftio.NodeInfo)                 {}
+func (listener) NodeReady(raftio.NodeInfo)                   {}
+func (listener) MembershipChanged(raftio.NodeInfo)           {}
+func (listener) ConnectionEstablished(raftio.ConnectionInfo) {}
+func (listener) ConnectionFailed(raftio.ConnectionInfo)      {}
+func (listener) SendSnapshotStarted(raftio.SnapshotInfo)     {}
+func (listener) SendSnapshotCompleted(raftio.SnapshotInfo)   {}
+func (listener) SendSnapshotAborted(raftio.SnapshotInfo)     {}
+func (listener) SnapshotReceived(raftio.SnapshotInfo)        {}
+func (listener) SnapshotRecovered(raftio.SnapshotInfo)       {}
+func (listener) SnapshotCreated(raftio.SnapshotInfo)         {}
+func (listener) SnapshotCompacted(raftio.SnapshotInfo)       {}
+func (listener) LogCompacted(raftio.EntryInfo)               {}
+func (listener) LogDBCompacted(raftio.EntryInfo)             {}
+
+// MembershipChanged implements raftio.ISystemEventListener.
+func (c *changes) MembershipChanged(raftio.NodeInfo) { c.again() }
+
+func (c *changes) again() {
+	select {
+	case c.members <- struct{}{}:
+	default:
+	}
+}
+
+// SendSnapshotStarted implements raftio.ISystemEventListener.
+func (c *changes) SendSnapshotStarted(i raftio.SnapshotInfo) {
+	c.log.Info("snapshot is sent", "to", c.name(i.ReplicaID))
+}
+
+// SendSnapshotCompleted implements raftio.ISystemEventListener.
+func (c *changes) SendSnapshotCompleted(i raftio.SnapshotInfo) {
+	c.log.Info("snapshot sent", "to", c.name(i.ReplicaID))
+}
+
+// SendSnapshotAborted implements raftio.ISystemEventListener.
+func (c *changes) SendSnapshotAborted(i raftio.SnapshotInfo) {
+	c.log.Warn("snapshot not sent", "to", c.name(i.ReplicaID))
+}
+
+// SnapshotReceived implements raftio.ISystemEventListener.
+func (c *changes) SnapshotReceived(i raftio.SnapshotInfo) {
+	c.log.Info("snapshot received", "from", c.name(i.From))
+}
+
+// NodeDeleted implements raftio.ISystemEventListener: the replica was removed.
+func (c *changes) NodeDeleted(raftio.NodeInfo) { c.deleted() }
+
 // LeaderUpdated implements raftio.IRaftEventListener.
-func (c *leaderChanges) LeaderUpdated(info raftio.LeaderInfo) {
+func (c *changes) LeaderUpdated(info raftio.LeaderInfo) {
+	c.log.Debug("term", "term", info.Term, "replica", info.LeaderID)
 	c.mu.Lock()
 	if info.LeaderID == raftio.NoLeader || info.LeaderID == c.leader {
 		c.mu.Unlock()
@@ -407,15 +559,11 @@ func (c *leaderChanges) LeaderUpdated(info raftio.LeaderInfo) {
 	close(c.next)
 	c.next = make(chan struct{})
 	c.mu.Unlock()
-	for name, id := range c.ids {
-		if id == info.LeaderID {
-			c.log.Info("leader known", "leader", name, "term", info.Term)
-		}
-	}
+	c.log.Info("leader known", "leader", c.name(info.LeaderID), "term", info.Term)
 }
 
 // wait returns a channel that is closed when the next leader is known.
-func (c *leaderChanges) wait() <-chan struct{} {
+func (c *changes) wait() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.next

@@ -41,7 +41,7 @@ const (
 // It takes microseconds, waits for nothing and asks nobody.
 func (s *Store) Live() error {
 	if s.phase.Load() == phaseClosing {
-		return store.ErrClosed
+		return s.ending.err()
 	}
 	if s.host.stopped() {
 		return fmt.Errorf("%w: it was stopped by Dragonboat", ErrNotLive)
@@ -57,7 +57,7 @@ func (s *Store) Live() error {
 func (h *host) stopped() bool {
 	h.gate.RLock()
 	defer h.gate.RUnlock()
-	if h.gate.closed {
+	if !h.gate.open { // it is closed, or has not begun to run
 		return false
 	}
 	_, _, _, err := h.nh.GetLeaderID(shard)

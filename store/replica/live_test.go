@@ -58,6 +58,7 @@ func TestLiveTellsOfAnEngineThatHangsAndOfNothingElse(t *testing.T) {
 		go func() { done <- s.Set(ctx, key, nil) }()
 		return done
 	}
+	eventually(t, 10*time.Second, "it has nothing to do", s.Idle)
 	for range 20 {
 		live("nothing to do")
 		clock.Advance(time.Hour)

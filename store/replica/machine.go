@@ -131,7 +131,7 @@ func (m *machine) apply(cmd []byte) sm.Result {
 	results, ok := m.sessions.apply(b, func(i int) engine.Result { return m.applyOp(db, b, i) })
 	// An operation may leave two deadlines behind; ticks carry out many more.
 	m.reap(db, reapPerBatch+operations(b.Ops))
-	if b.Member == m.store.member && b.Incarnation == m.store.incarnation {
+	if b.Member == m.store.member.Load() && b.Incarnation == m.store.incarnation {
 		m.store.batcher.applied(b.Slot, b.Seq, results, ok)
 	}
 	return sm.Result{}
@@ -278,6 +278,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []sm.SnapshotFile, stop <-c
 	m.clients = f.clients
 	m.applied.Store(f.applied)
 	m.take(db)
+	m.store.snapshotter.last.Store(m.store.size())
 	m.feed.Reset(db.Revision())
 	m.store.ticker.recovered(m)
 	m.mu.Unlock()

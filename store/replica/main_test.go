@@ -9,7 +9,7 @@ import (
 	"dkv/store/replica"
 )
 
-func TestMain(m *testing.M) { testcluster.Main(m, (*replica.Options).SetTransport) }
+func TestMain(m *testing.M) { testcluster.Main(m, (*replica.Options).WrapTransport) }
 
 // rounds is n, or few of them in a short run.
 func rounds(n, short int) int {

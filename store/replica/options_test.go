@@ -1,6 +1,7 @@
 package replica_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"maps"
 	"net"
@@ -84,8 +85,16 @@ func TestOptionsThatCannotBeAreRefusedAndNameTheField(t *testing.T) {
 		"member without name":     {func(o *replica.Options) { o.Members = with("", "127.0.0.1:7000") }, []string{"Members"}},
 		"negative snapshot bytes": {func(o *replica.Options) { o.SnapshotBytes = -1 }, []string{"SnapshotBytes"}},
 		"an address of another machine": {
-			func(o *replica.Options) { o.Members = with("a", "192.0.2.1:7000") }, []string{"Members", `"a"`},
+			func(o *replica.Options) { o.Members, o.Insecure = with("a", "192.0.2.1:7000"), true }, []string{"Members", `"a"`},
 		},
+		"an address for all to reach":  {func(o *replica.Options) { o.Members = with("b", "192.0.2.1:7000") }, []string{"Members", `"b"`, "PeerSecret", "PeerTLS", "Insecure"}},
+		"a host name for all to reach": {func(o *replica.Options) { o.Members = with("c", "c.example:7000") }, []string{"Members", `"c"`, "PeerSecret"}},
+		"short secret":                 {func(o *replica.Options) { o.PeerSecret = []byte("secret") }, []string{"PeerSecret", "16"}},
+		"no certificate":               {func(o *replica.Options) { o.PeerTLS = new(tls.Config) }, []string{"PeerTLS", "certificate"}},
+		"secret and certificates": {func(o *replica.Options) {
+			o.PeerSecret, o.PeerTLS = make([]byte, 32), new(tls.Config)
+		}, []string{"PeerSecret", "PeerTLS"}},
+		"long name": {func(o *replica.Options) { o.Members = with(strings.Repeat("n", 256), "127.0.0.1:7000") }, []string{"Members", "255"}},
 		"several faults at once": {func(o *replica.Options) {
 			o.Dir, o.Node, o.Members, o.SnapshotBytes = "", "x", with("b", "nonsense"), -5
 		}, []string{"Dir", "Node", "Members", "SnapshotBytes"}},
@@ -217,10 +226,10 @@ func TestMemberOfAGroupIsRefusedOtherMembersAndAnotherName(t *testing.T) {
 		return wrong
 	}
 	refused(t, change(func(o *replica.Options) { o.Node = "b" }), "Dir", "Node", `"a"`, `"b"`)
-	refused(t, change(func(o *replica.Options) { o.Members["c"] = testcluster.FreeAddress(t) }), "Dir", "Members", "c=")
-	refused(t, change(func(o *replica.Options) { o.Members["b"] = testcluster.FreeAddress(t) }), "Dir", "Members", "b=")
+	refused(t, change(func(o *replica.Options) { o.Members["c"] = testcluster.FreeAddress(t) }), "Dir", "Members", "a,b,c")
 	refused(t, change(func(o *replica.Options) { delete(o.Members, "b") }), "Dir", "Members")
 	refused(t, change(func(o *replica.Options) { o.Node, o.Members = "", nil }), "Dir", "Node", "Members")
+	opens(t, change(func(o *replica.Options) { o.Members["b"] = testcluster.FreeAddress(t) }), "")
 	opens(t, right, "")
 }
 

@@ -7,7 +7,7 @@ import (
 )
 
 // progress is what members have told in their batches of how far they are. It is
-// for Info alone.
+// for Info, and for Recover.
 type progress struct {
 	mu struct {
 		sync.Mutex
@@ -52,4 +52,16 @@ func (p *progress) byName(names map[uint64]string) map[string]uint64 {
 		}
 	}
 	return by
+}
+
+// greatest is the index of the last entry that any member has told to have applied, of
+// what it has told last.
+func (p *progress) greatest() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var index uint64
+	for _, r := range p.mu.by {
+		index = max(index, r.applied)
+	}
+	return index
 }

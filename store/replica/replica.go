@@ -4,70 +4,25 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
 	"maps"
-	"net"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"dkv/internal/clock"
 	"dkv/internal/command"
 	"dkv/internal/feed"
 	"dkv/internal/lockqueue"
 	"dkv/internal/ops"
 	"dkv/internal/raftnet"
-	"dkv/maple"
 	"dkv/store"
 	"dkv/store/engine"
 
 	"github.com/lni/dragonboat/v4/config"
 	sm "github.com/lni/dragonboat/v4/statemachine"
-	"github.com/lni/vfs"
 )
-
-// Options says what a store is. Dir is required; the zero value of every other
-// field is its default.
-type Options struct {
-	// Dir is the data directory. It is made if need be, and belongs to one
-	// member of one group for ever.
-	Dir string
-
-	// Node is this member's name, and Members has the address of the Raft port
-	// of every founding member, this one included, as host:port by name. They
-	// must be the same on all members and each time the directory is opened.
-	// Without Members the group is this member alone, and uses no network.
-	Node    string
-	Members map[string]string
-
-	// Logger gets what an operator may want to know. Default: nothing is
-	// logged.
-	Logger *slog.Logger
-
-	// Clock measures deadlines. Default: the system's monotonic clock.
-	Clock store.Clock
-
-	// Engine makes what holds the state. All members must use the same.
-	// Default: Maple.
-	Engine engine.Factory
-
-	// MaxBytes is the Size of store.Info beyond which this member's operations
-	// do not take the store: they fail with store.ErrFull. Default: no limit.
-	MaxBytes int64
-
-	// SnapshotBytes is how much is written to the log before the state is
-	// saved and the log cut short; more if the state is larger than that.
-	// Default: 64 MiB.
-	SnapshotBytes int64
-
-	// Tests replace these.
-	fs        vfs.FS
-	transport config.TransportFactory
-}
 
 // closeTimeout bounds Close: admitted operations have drainTimeout to finish,
 // handing over leadership and stopping share the rest.
@@ -85,9 +40,28 @@ type Store struct {
 	dir  *directory
 	host *host
 
-	member      uint64 // this replica's number
+	node        string
+	member      atomic.Uint64 // this replica's number, 0 while it has none
 	incarnation uint64
-	names       map[uint64]string // of all replicas
+
+	// Of a member that is not alone.
+	members  *members // nil if it is
+	net      *raftnet.Transport
+	security *raftnet.Security
+	learner  bool          // it joins, and is not to vote
+	witness  bool          // it has no data
+	joinBy   []string      // addresses of Options.Join
+	invited  chan []string // addresses of members that have it join
+	isMember chan struct{} // closed once it is what it is to be
+	joined   sync.Once     // isMember is closed
+
+	background       sync.WaitGroup // join and follow
+	cancelBackground context.CancelFunc
+
+	begun     chan struct{} // closed when Open is done with it
+	unsettled atomic.Bool   // a member is gone, and that may not be on the disk yet
+	removing  sync.Once
+	ending    ending
 
 	machine     *machine
 	batcher     batcher
@@ -95,6 +69,7 @@ type Store struct {
 	ticker      ticker
 	snapshotter snapshotter
 	applying    watch
+	followers   *followers // nil without a network, and before the replica starts
 
 	phase   atomic.Uint32 // see phaseStarting
 	closing sync.Once
@@ -108,7 +83,14 @@ var _ store.Store = (*Store)(nil)
 // wait until a quorum of the members is there. Errors that wrap
 // store.ErrBadOptions name each field that is at fault; nothing is left running
 // then, and no data was changed.
-func Open(opts Options) (*Store, error) {
+func Open(opts Options) (_ *Store, err error) {
+	if l := opts.PeerListener; l != nil {
+		defer func() {
+			if err != nil {
+				l.Close()
+			}
+		}()
+	}
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
@@ -119,46 +101,154 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{
 		log:         opts.Logger,
 		dir:         dir,
+		node:        opts.Node,
 		incarnation: dir.identity.Incarnation,
-		names:       map[uint64]string{1: opts.Node},
+		security:    opts.security,
+		learner:     opts.Learner,
+		witness:     dir.identity.Witness,
+		joinBy:      opts.Join,
+		invited:     make(chan []string, 1),
+		isMember:    make(chan struct{}),
+		begun:       make(chan struct{}),
 		closed:      make(chan struct{}),
 	}
-	for name, id := range replicaIDs(opts.Members) {
-		s.names[id] = name
-		if name == opts.Node {
-			s.member = id
-		}
+	s.member.Store(dir.identity.Replica)
+	if !opts.alone() {
+		s.members = newMembers(opts, dir)
+		s.members.removed, s.members.answer = s.wasRemoved, s.answer
+		s.members.drop = func(label string) { s.net.Drop(label) }
+		s.net = raftnet.Factory{
+			Members: s.members, Security: opts.security, Logger: opts.Logger, Listener: opts.PeerListener,
+		}.New(opts.address())
 	}
-	if len(opts.Members) == 0 {
-		s.member = 1
-	}
+	s.host = &host{changes: &changes{
+		log:     opts.Logger,
+		name:    func(replica uint64) string { return s.names()[replica] },
+		members: make(chan struct{}, 1),
+		deleted: func() { s.wasRemoved("") },
+		next:    make(chan struct{}),
+	}}
 	s.Writes, s.Watches = ops.New(s.batcher.do), feed.NewWatches(s.watch)
 	s.init(opts)
-	s.host, err = startHost(dir, opts, &s.batcher.space, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
-	if err != nil {
-		dir.undo()
-		dir.close()
-		return nil, startError(opts, err)
-	}
-	if err := dir.started(); err != nil {
+	if err := s.begin(opts); err != nil {
+		s.closing.Do(func() { close(s.closed) }) // nobody else is to close what is closed here
+		close(s.begun)
 		s.host.close()
+		if s.net != nil {
+			s.net.Close()
+		}
+		if s.host.replica == 0 { // it has not run, and so not voted
+			dir.undo()
+		}
 		dir.close()
-		return nil, badDir(opts.Dir, err)
+		return nil, err
 	}
-	s.start()
-	s.log.Info("replica started", "dir", dir.path, "incarnation", s.incarnation)
+	close(s.begun)
+	s.log.Info("replica opened", "dir", dir.path, "incarnation", s.incarnation)
 	return s, nil
 }
 
-// init makes the parts ready to be called by the state machine.
+// begin starts what there is to start.
+func (s *Store) begin(opts Options) error {
+	if err := s.restore(); err != nil {
+		return badDir(opts.Dir, err)
+	}
+	joins := isJoiner(s.dir.identity.Member)
+	switch {
+	case s.isJoining():
+		if err := s.net.Start(); err != nil { // so that the port is known to be free
+			return startError(opts, err)
+		}
+	case !joins && !s.dir.identity.Started && s.members != nil:
+		if err := s.mayBegin(); err != nil {
+			return badDir(opts.Dir, err)
+		}
+		fallthrough
+	default:
+		if err := s.startReplica(opts); err != nil {
+			return err
+		}
+	}
+	s.barriers.start()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancelBackground = cancel
+	if joins {
+		s.background.Go(func() { s.join(ctx, opts) })
+	} else {
+		s.joined.Do(func() { close(s.isMember) })
+	}
+	if s.members != nil {
+		s.background.Go(func() { s.follow(ctx) })
+	}
+	return nil
+}
+
+// startReplica starts the replica, whose number is known, and what works with it.
+func (s *Store) startReplica(opts Options) error {
+	id := s.dir.id()
+	net := config.TransportFactory(noTransport{})
+	if s.net != nil {
+		net = s.net
+		if opts.wrapNet != nil {
+			net = opts.wrapNet(net)
+		}
+		s.followers = newFollowers(&s.batcher.space.log, s.haveFirst, s.isWitness)
+		net = savedFirst{net, s.followers}
+	}
+	s.member.Store(id.Replica)
+	s.batcher.member = id.Replica
+	err := s.host.start(s.dir, opts, net, &s.batcher.space, func(uint64, uint64) sm.IConcurrentStateMachine { return s.machine })
+	if err != nil {
+		return startError(opts, err)
+	}
+	if err := s.dir.started(); err != nil {
+		return badDir(opts.Dir, err)
+	}
+	s.start(opts)
+	s.log.Info("replica started", "member", s.node, "replica", id.Replica)
+	return nil
+}
+
+// alone tells whether the group is this member alone, and uses no network.
+func (s *Store) alone() bool { return s.members == nil }
+
+// names has the name of each member by its replica.
+func (s *Store) names() map[uint64]string {
+	if s.alone() {
+		return map[uint64]string{1: s.node}
+	}
+	m := s.members.membership()
+	return m.names()
+}
+
+// init makes the parts ready to be called by the state machine, and to be closed.
 func (s *Store) init(opts Options) {
 	s.machine = newMachine(s, opts.Engine)
-	s.batcher.init(s.member, s.incarnation, s.machine.applied.Load)
-	s.batcher.limit = opts.MaxBytes
+	s.batcher.init(s.member.Load(), s.incarnation, s.machine.applied.Load)
+	s.batcher.limit, s.batcher.ending = opts.MaxBytes, &s.ending
 	s.barriers.init()
+	s.barriers.ending = &s.ending
+	if s.witness {
+		s.batcher.refusal, s.barriers.refusal = errWitness, errWitness
+	}
+	s.barriers.issue = func(over <-chan struct{}) bool {
+		through := s.host.readIndex(over, s.barriers.stopping)
+		if through {
+			s.phase.CompareAndSwap(phaseStarting, phaseCurrent)
+		}
+		return through
+	}
 	s.ticker.init(opts.Clock)
-	every := opts.SnapshotBytes
-	s.snapshotter.init(every, every*int64(s.member-1)/int64(len(s.names)))
+	s.ticker.leading = s.host.leads
+	s.ticker.propose = func(t command.Tick, stopping <-chan struct{}) {
+		s.host.propose(command.AppendTick(nil, t), nil, stopping)
+	}
+	every, id := opts.SnapshotBytes, &s.dir.identity
+	headStart := every * int64(id.Directory%8) / 8
+	if n := len(id.Founders); n > 0 {
+		headStart = every * int64(id.Replica-1) / int64(n)
+	}
+	s.snapshotter.init(every, headStart)
 	s.batcher.space.init(s.dir.free, s.size)
 }
 
@@ -170,25 +260,15 @@ func (s *Store) size() int64 {
 }
 
 // start has the parts work, now that there is a host.
-func (s *Store) start() {
+func (s *Store) start(opts Options) {
+	if s.witness {
+		return // it proposes nothing, and has nothing to save
+	}
 	s.batcher.propose = func(entry []byte, settled <-chan struct{}) proposal {
 		return s.host.propose(entry, settled, s.batcher.stopping)
 	}
 	s.batcher.start()
 
-	s.barriers.issue = func(over <-chan struct{}) bool {
-		through := s.host.readIndex(over, s.barriers.stopping)
-		if through {
-			s.phase.CompareAndSwap(phaseStarting, phaseCurrent)
-		}
-		return through
-	}
-	s.barriers.start()
-
-	s.ticker.leading = s.host.leads
-	s.ticker.propose = func(t command.Tick, stopping <-chan struct{}) {
-		s.host.propose(command.AppendTick(nil, t), nil, stopping)
-	}
 	s.ticker.start()
 
 	s.snapshotter.size = s.size
@@ -197,98 +277,15 @@ func (s *Store) start() {
 			s.log.Warn("no room on the disk for a snapshot", "dir", s.dir.path)
 			return false
 		}
-		return s.host.snapshot(uint64(keep), snapshotTimeout, stopping)
+		if opts.noSnapshots || !s.host.snapshot(uint64(keep), snapshotTimeout, stopping) {
+			return false
+		}
+		if err := s.dir.dropBackup(); err != nil { // the next snapshot tries again
+			s.log.Warn("backup not removed", "dir", s.dir.path, "err", err)
+		}
+		return true
 	}
 	s.snapshotter.start()
-}
-
-func (o *Options) setDefaults() error {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Clock == nil {
-		o.Clock = clock.System{}
-	}
-	if o.Engine.New == nil {
-		o.Engine = maple.Factory
-	}
-	if o.SnapshotBytes == 0 {
-		o.SnapshotBytes = 64 << 20
-	}
-	if o.fs == nil {
-		o.fs = vfs.Default
-	}
-	if o.transport == nil {
-		o.transport = raftnet.Factory{}
-	}
-	o.Members = maps.Clone(o.Members)
-	return o.validate()
-}
-
-// validate names every fault at once.
-func (o *Options) validate() error {
-	var faults []string
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	if o.Dir == "" {
-		fault("Dir is empty: a replica needs a data directory")
-	}
-	if o.SnapshotBytes < 0 {
-		fault("SnapshotBytes is negative")
-	}
-	if o.MaxBytes < 0 {
-		fault("MaxBytes is negative")
-	}
-	if len(o.Members) > 0 {
-		if o.Node == "" {
-			fault("Node is empty: it says which of Members this is")
-		} else if _, ok := o.Members[o.Node]; !ok {
-			fault("Node %q is not among Members %s", o.Node, memberList(o.Members))
-		}
-	}
-	used := make(map[string]string)
-	for _, name := range slices.Sorted(maps.Keys(o.Members)) {
-		addr := o.Members[name]
-		if name == "" {
-			fault("Members has an empty name, for %q", addr)
-		}
-		if err := checkAddress(addr); err != nil {
-			fault("Members[%q]: %v", name, err)
-		}
-		if other, ok := used[addr]; ok {
-			fault("Members[%q] and Members[%q] have the same address %q", other, name, addr)
-		}
-		used[addr] = name
-	}
-	if faults == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %s", store.ErrBadOptions, strings.Join(faults, "; "))
-}
-
-func checkAddress(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("%q is not host:port", addr)
-	}
-	if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
-		return fmt.Errorf("%q has no valid port", addr)
-	}
-	if host == "" {
-		return fmt.Errorf("%q has no host: the others could not reach it", addr)
-	}
-	if !config.IsValidAddress(addr) {
-		return fmt.Errorf("%q has neither an IP address nor a valid host name", addr)
-	}
-	return nil
-}
-
-// startError says which field of Options a failure of Dragonboat's start is due
-// to.
-func startError(opts Options, err error) error {
-	if op := (*net.OpError)(nil); errors.As(err, &op) {
-		return fmt.Errorf("%w: Members[%q]: %w", store.ErrBadOptions, opts.Node, err)
-	}
-	return badDir(opts.Dir, err)
 }
 
 // Get implements store.Store.
@@ -355,7 +352,7 @@ func (s *Store) Scan(ctx context.Context, r store.Range) iter.Seq2[store.Entry, 
 // acknowledged anywhere, and one from a revision that is not known here may be so
 // because this member is behind; both wait for a barrier.
 func (s *Store) watch(ctx context.Context, space engine.Space, what store.Watch) (*feed.Watcher, error) {
-	if err := cmp.Or(what.Check(), ops.CheckContext(ctx)); err != nil {
+	if err := cmp.Or(what.Check(), ops.CheckContext(ctx), s.hasData()); err != nil {
 		return nil, err
 	}
 	if what.From == 0 || !s.machine.feed.Knows(what.From) {
@@ -368,7 +365,7 @@ func (s *Store) watch(ctx context.Context, space engine.Space, what store.Watch)
 
 // AwaitLock implements lock.Backend.
 func (s *Store) AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
-	if err := ops.CheckRead(ctx, key); err != nil {
+	if err := cmp.Or(ops.CheckRead(ctx, key), s.hasData()); err != nil {
 		return store.LockPlace{}, err
 	}
 	if s.machine.db.Load().Revision() < uint64(at.At) { // it has joined by way of another member
@@ -407,20 +404,21 @@ func (s *Store) read(ctx context.Context, key string) (engine.Engine, error) {
 func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	select {
 	case <-s.closed:
-		return store.Info{}, store.ErrClosed
+		return store.Info{}, s.ending.err()
 	default:
 	}
+	names := s.names()
 	info := store.Info{
 		Mode:    "replicated",
-		Node:    s.names[s.member],
-		Leader:  s.names[s.host.leader()],
-		Members: slices.Sorted(maps.Values(s.names)),
+		Node:    s.node,
+		Leader:  names[s.host.leader()],
+		Members: slices.Sorted(maps.Values(names)),
 		Applied: s.machine.applied.Load(),
 		Watches: s.machine.feed.Watchers(),
 	}
-	info.Progress = s.machine.progress.byName(s.names)
+	info.Progress = s.machine.progress.byName(names)
 	info.Progress[info.Node] = info.Applied
-	if len(s.names) == 1 {
+	if len(names) == 1 {
 		info.Mode = "durable"
 	}
 	s.machine.db.Load().Info(&info)
@@ -429,10 +427,10 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 
 // Identity is that of the group, 0 if it is this member alone.
 func (s *Store) Identity() uint64 {
-	if len(s.names) == 1 {
+	if s.alone() {
 		return 0
 	}
-	return groupID(s.dir.identity.Members)
+	return s.dir.id().Group
 }
 
 // Prompt says that writes wait for a quorum, and reads for a barrier.
@@ -459,12 +457,24 @@ func (s *Store) Leads() bool { return s.host.leads() }
 // Checksum is a hash of the state as it is here now.
 func (s *Store) Checksum() Checksum { return s.machine.checksum() }
 
-// Ready waits until a quorum of the members answers a linearizable read.
+// Ready waits until a quorum of the members answers a linearizable read, and until a node
+// that joins a group votes, or learns if that is all that it is to do. A witness has
+// another member answer.
 func (s *Store) Ready(ctx context.Context) error {
-	if err := ops.CheckContext(ctx); err != nil {
+	if s.witness {
+		return s.awaitVote(ctx)
+	}
+	if err := s.Barrier(ctx); err != nil {
 		return err
 	}
-	return s.barriers.wait(ctx)
+	select {
+	case <-s.isMember:
+		return nil
+	case <-s.closed:
+		return s.ending.err()
+	case <-ctx.Done():
+		return ops.Ended(store.ErrUnavailable, ctx)
+	}
 }
 
 // ErrCloseTimeout is returned by Close if the replica had not stopped within 5 s.
@@ -498,6 +508,8 @@ func (s *Store) Close() error {
 
 func (s *Store) stop() {
 	s.machine.feed.Close()
+	s.cancelBackground()
+	s.background.Wait()
 	drain, cancelDrain := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancelDrain()
 	var admitted sync.WaitGroup
@@ -510,14 +522,15 @@ func (s *Store) stop() {
 	defer cancelHand()
 	s.ticker.close(hand.Done())
 	var others []uint64
-	for id := range s.names {
-		if id != s.member {
-			others = append(others, id)
-		}
+	if s.members != nil {
+		m := s.members.membership()
+		others = s.others(&m, s.member.Load())
 	}
-	slices.Sort(others)
 	s.host.handOver(others, hand.Done())
 	s.host.close()
+	if s.net != nil {
+		s.net.Close() // if the host has never had it
+	}
 	s.dir.close()
 	s.log.Info("replica stopped", "dir", s.dir.path)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"dkv/internal/ops"
-	"dkv/store"
 	"dkv/store/engine"
 )
 
@@ -49,7 +48,7 @@ func (s *Store) GetShared(ctx context.Context, key string) ([]byte, bool, error)
 // current waits until a barrier has been through since Open.
 func (s *Store) current(ctx context.Context) error {
 	if s.phase.Load() == phaseClosing {
-		return store.ErrClosed
+		return s.ending.err()
 	}
 	return s.barriers.wait(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"dkv/internal/backup"
 	"dkv/internal/command"
 	"dkv/internal/once"
 	"dkv/maple"
@@ -51,7 +52,8 @@ type simWrite struct {
 }
 
 func (s *simulated) start(offset time.Duration) *simMember {
-	m := &simMember{Store: &Store{member: 1 << 40, log: slog.New(slog.DiscardHandler)}}
+	m := &simMember{Store: &Store{log: slog.New(slog.DiscardHandler)}}
+	m.member.Store(1 << 40)
 	m.machine = newMachine(m.Store, maple.Factory)
 	m.ticker.init(hands{&s.real, offset})
 	m.ticker.propose = func(t command.Tick, _ <-chan struct{}) { s.pending = append(s.pending, command.AppendTick(nil, t)) }
@@ -388,6 +390,81 @@ func TestTickOfAnotherIsNotTakenForTheOwnOneUnderWay(t *testing.T) {
 	s.apply(t, s.members[0], 1)
 	if now := s.members[0].machine.db.Load().Now(); now != 5*time.Second {
 		t.Errorf("the clock moved by %v in 5 s", time.Duration(now))
+	}
+}
+
+// TestDeadlinesOfABackupAreNeverEarly has two members begin with a backup, at other
+// times and with other clocks, and measure what is left by turns. The state is that of a
+// store in memory, whose deadlines all count already, or that of a member, some of whose
+// have not begun to.
+func TestDeadlinesOfABackupAreNeverEarly(t *testing.T) {
+	const whole, passed = 10 * time.Second, 4 * time.Second
+	op := &engine.Op{Kind: engine.Set, Key: "k", Value: []byte("v"), ExpireIn: whole, DeleteIn: 2 * whole}
+	var now time.Duration
+	clocked := maple.Factory.New(engine.Options{Now: func() time.Duration { return time.Hour + now }})
+	clocked.Apply(op, 0)
+	now = passed
+	unsettled := maple.Factory.New(engine.Options{})
+	unsettled.Tick(time.Minute, 0)
+	unsettled.Apply(op, 0)
+	settling := maple.Factory.New(engine.Options{})
+	settling.Apply(op, 0)
+	settling.Tick(time.Minute, 0)
+	for name, test := range map[string]struct {
+		db   engine.Engine
+		left time.Duration
+	}{"in memory": {clocked, whole - passed}, "unsettled": {unsettled, whole}, "settling": {settling, whole}} {
+		view := test.db.View()
+		var saved bytes.Buffer
+		b, err := backup.Write(t.Context(), &saved, view)
+		view.Release()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &simulated{}
+		begin := func(offset time.Duration) {
+			m := s.start(offset)
+			db, told, err := backup.Load(bytes.NewReader(saved.Bytes()), maple.Factory, m.machine.options())
+			if err != nil || told != b {
+				t.Fatal(told, err)
+			}
+			m.machine.begin(db)
+			s.members = append(s.members, m)
+		}
+		tick := func(m *simMember) {
+			m.ticker.tick(nil)
+			s.log, s.pending = append(s.log, s.pending...), nil
+			for _, m := range s.members {
+				s.apply(t, m, len(s.log)-m.applied)
+			}
+		}
+		begin(0)
+		s.real += time.Second
+		begin(time.Minute)
+		began := s.real // of the later; the other knows of a second more
+		if any := s.members[0].ticker.mu.any || s.members[0].ticker.mu.atOnce; !any {
+			t.Errorf("%s: nobody waits for a deadline", name)
+		}
+		for i := 0; ; i++ {
+			m := s.members[i%2]
+			if _, ok := m.machine.db.Load().Get(engine.Keys, "k"); !ok {
+				if took := s.real - began + time.Second; took < test.left {
+					t.Errorf("%s: the value of %v went after %v", name, test.left, took)
+				}
+				break
+			}
+			if i > 1000 {
+				t.Fatalf("%s: it stays", name)
+			}
+			s.real += 100 * time.Millisecond
+			tick(m)
+		}
+		if took := s.real - began; took > test.left+time.Second {
+			t.Errorf("%s: the value of %v went after %v", name, test.left, took)
+		}
+		if a, b := s.members[0].machine.checksum(), s.members[1].machine.checksum(); a != b {
+			t.Errorf("%s: the members differ", name)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ type broken struct {
 	reap      func(limit int) int
 	next      func() (at time.Duration, ok bool)
 	info      func(*store.Info)
+	skip      func(n uint64)
 	view      func() *view
 	onView    func(v *brokenView) // breaks a view
 }
@@ -38,6 +39,8 @@ func (b *broken) Reap(limit int) int { return b.reap(limit) }
 func (b *broken) NextDeadline() (at time.Duration, ok bool) { return b.next() }
 
 func (b *broken) Info(info *store.Info) { b.info(info) }
+
+func (b *broken) Skip(n uint64) { b.skip(n) }
 
 func (b *broken) View() engine.View {
 	v := &brokenView{view: b.view()}
@@ -85,7 +88,7 @@ func (g bug) factory() engine.Factory {
 	}
 	plant := func(n *naive) engine.Engine {
 		b := &broken{
-			naive: n, get: n.Get, apply: n.Apply, tick: n.Tick, unsettled: n.Unsettled, reap: n.Reap, next: n.NextDeadline, info: n.Info,
+			naive: n, get: n.Get, apply: n.Apply, tick: n.Tick, unsettled: n.Unsettled, reap: n.Reap, next: n.NextDeadline, info: n.Info, skip: n.Skip,
 			view:   func() *view { return n.View().(*view) },
 			onView: func(*brokenView) {},
 		}

@@ -53,6 +53,9 @@ var operationBugs = []bug{
 			return res
 		}
 	}},
+	{name: "SkipLeavesOneRevisionOutAtMost", caughtBy: []string{byAnyWalk}, plant: func(b *broken) {
+		b.skip = func(n uint64) { b.naive.Skip(min(n, 1)) }
+	}},
 	{name: "ValueIsNotCopied", caughtBy: []string{byAnyWalk}, plant: func(b *broken) {
 		b.apply = func(op *engine.Op, limit int64) engine.Result {
 			res := b.naive.Apply(op, limit)

@@ -148,6 +148,13 @@ func (n *naive) Now() time.Duration {
 
 func (n *naive) Revision() uint64 { return n.revision.Load() }
 
+func (n *naive) Skip(revisions uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.mu.state.revision += revisions
+	n.revision.Store(n.mu.state.revision)
+}
+
 func (n *naive) Info(info *store.Info) {
 	s := n.lock()
 	defer n.mu.Unlock()

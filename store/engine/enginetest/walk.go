@@ -46,6 +46,7 @@ func Walk(f engine.Factory, ticks bool, unit time.Duration) func(*rapid.T) {
 			"scan":              w.scan,
 			"release":           w.release,
 			"save and load":     w.saveAndLoad,
+			"skip":              w.skip,
 			"":                  w.check,
 		})
 		w.end(t)
@@ -467,6 +468,19 @@ func (w *walk) saveAndLoad(t *rapid.T) {
 	}
 	if len(w.views) == 0 {
 		w.engine, w.twin = loaded, twin
+	}
+}
+
+// skip leaves revisions out, as a store does that begins with what was loaded.
+func (w *walk) skip(t *rapid.T) {
+	if len(w.views) > 0 {
+		t.Skip("a view is open")
+	}
+	n := rapid.SampledFrom([]uint64{1, 3, 1 << 40}).Draw(t, "revisions")
+	for _, e := range []engine.Engine{w.engine, w.twin, w.shadow} {
+		if e != nil {
+			e.Skip(n)
+		}
 	}
 }
 

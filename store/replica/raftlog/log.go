@@ -3,6 +3,7 @@ package raftlog
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -73,9 +74,20 @@ type Log struct {
 	writing struct {
 		sync.Mutex
 		meta
-		failed  error // of a write: what is on the disk is not certain any longer
+		applied uint64 // index up to which the replica has applied the log, at least
+		since   int64  // bytes in the log since it was cut short by Cut, at most
+		failed  error  // of a write: what is on the disk is not certain any longer
 		closed  bool
 		records []byte // reused
+	}
+
+	// saved is the last entry that is on the disk, for those who wait for one.
+	saved struct {
+		sync.Mutex
+		term, index uint64
+		leaves      uint64        // the entry that removes this replica, which may be committed or not; 0 if there is none
+		changed     chan struct{} // closed when they are; nil if nobody waits
+		closed      bool
 	}
 
 	// mu guards what readers need. Files are closed under it.
@@ -108,8 +120,15 @@ func open(fs vfs.FS, dir string, f Factory) (*Log, error) {
 	}
 	l.writing.meta = rec.meta
 	l.writing.cut = false
+	l.writing.since = rec.bytes
+	l.saved.leaves = rec.leaves
 	l.mu.index = rec.index
 	l.mu.segments = rec.segments
+	for _, name := range rec.left {
+		if err := fs.Remove(fs.PathJoin(dir, name)); err != nil {
+			return nil, errors.Join(err, l.closeFiles())
+		}
+	}
 	if n := len(rec.segments); n > 0 {
 		err = rec.segments[n-1].resume(fs, dir, rec.end)
 		if err == nil {
@@ -159,6 +178,7 @@ func (l *Log) Close() error {
 	}
 	l.saveCommitLocked()
 	l.writing.closed = true
+	l.save(func() { l.saved.closed = true })
 	return l.closeFiles()
 }
 
@@ -209,6 +229,10 @@ func (l *Log) saveLocked(u *pb.Update) error {
 	if !pb.IsEmptyState(u.State) {
 		m.state = u.State
 	}
+	if u.LastApplied > l.writing.applied {
+		l.writing.applied = u.LastApplied
+		l.stays(u.LastApplied)
+	}
 	voted := m.state.Term != l.writing.state.Term || m.state.Vote != l.writing.state.Vote
 	if !pb.IsEmptySnapshot(u.Snapshot) {
 		// It takes the place of all the entries.
@@ -250,6 +274,7 @@ func (l *Log) appendEntriesLocked(st pb.State, entries []pb.Entry) error {
 	if err != nil || len(entries) == 0 {
 		return err
 	}
+	l.savedEntries(entries)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := place{first: entries[0].Index, segment: s.number, offset: at}
@@ -381,8 +406,14 @@ func (l *Log) ReadRaftState(shardID, replicaID, snapshot uint64) (raftio.RaftSta
 	return rs, nil
 }
 
+// readAtOnce is how much of the log is read at once, in bytes. Dragonboat asks for 64 MiB
+// for a member that is behind, all of which it reads, copies and sends before it does
+// anything else: meanwhile other members would take the leader for dead.
+const readAtOnce = 2 << 20
+
 // IterateEntries implements raftio.ILogDB. It appends the entries from low to
-// high-1 to ents, but none after that with which size is more than maxSize.
+// high-1 to ents, but none after that with which size is more than maxSize, or
+// readAtOnce; the size that it returns is more than maxSize then.
 func (l *Log) IterateEntries(ents []pb.Entry, size, _, _, low, high, maxSize uint64) ([]pb.Entry, uint64, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -393,6 +424,10 @@ func (l *Log) IterateEntries(ents []pb.Entry, size, _, _, low, high, maxSize uin
 		return ents, size, nil
 	}
 	high = min(high, l.mu.last+1)
+	limit := maxSize
+	if maxSize != math.MaxUint64 { // which is for all that there are
+		limit = min(maxSize, size+readAtOnce)
+	}
 	for low < high {
 		n := l.mu.holding(low)
 		full := false
@@ -401,7 +436,7 @@ func (l *Log) IterateEntries(ents []pb.Entry, size, _, _, low, high, maxSize uin
 				ents = append(ents, e)
 				size += uint64(e.SizeUpperLimit())
 				low++
-				full = size > maxSize
+				full = size > limit
 			}
 			return !full
 		})
@@ -409,7 +444,7 @@ func (l *Log) IterateEntries(ents []pb.Entry, size, _, _, low, high, maxSize uin
 			return nil, 0, err
 		}
 		if full {
-			break
+			return ents, max(size, maxSize+1), nil
 		}
 	}
 	return ents, size, nil

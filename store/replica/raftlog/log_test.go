@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -96,7 +97,7 @@ func (m twin) difference(l *Log) error {
 }
 
 func (m twin) differenceIn(l *Log, low, high uint64) error {
-	for _, limit := range []uint64{1 << 40, 200, 0} {
+	for _, limit := range []uint64{math.MaxUint64, 1 << 40, 200, 0} {
 		got, size, err := l.IterateEntries(nil, 0, shard, replica, low, high, limit)
 		if err != nil {
 			return err
@@ -104,7 +105,8 @@ func (m twin) differenceIn(l *Log, low, high uint64) error {
 		want, total := []pb.Entry(nil), uint64(0)
 		for _, e := range m.entries[low-m.first : high-m.first] {
 			want = append(want, e)
-			if total += uint64(e.SizeUpperLimit()); total > limit {
+			if total += uint64(e.SizeUpperLimit()); total > limit || total > readAtOnce && limit != math.MaxUint64 {
+				total = max(total, limit+1)
 				break
 			}
 		}
@@ -562,7 +564,7 @@ func FuzzRecover(f *testing.F) {
 		}
 		rs, err := l.ReadRaftState(l.writing.shard, l.writing.replica, l.writing.snapshot.Index)
 		if err == nil && rs.EntryCount > 0 {
-			es, _, err := l.IterateEntries(nil, 0, shard, replica, rs.FirstIndex, rs.FirstIndex+rs.EntryCount, 1<<40)
+			es, _, err := l.IterateEntries(nil, 0, shard, replica, rs.FirstIndex, rs.FirstIndex+rs.EntryCount, math.MaxUint64)
 			if err != nil || uint64(len(es)) != rs.EntryCount {
 				t.Errorf("%d of %d entries, %v", len(es), rs.EntryCount, err)
 			}

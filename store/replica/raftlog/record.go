@@ -172,11 +172,16 @@ func decodeHead(r *reader) (h head) {
 func appendEntries(b []byte, st pb.State, entries []pb.Entry) ([]byte, error) {
 	b = appendState(b, st)
 	b = binary.AppendUvarint(b, uint64(len(entries)))
+	all := 0
+	for i := range entries {
+		all += binary.MaxVarintLen32 + entries[i].Size()
+	}
+	b = slices.Grow(b, all)
 	for i := range entries {
 		size := entries[i].Size()
 		b = binary.AppendUvarint(b, uint64(size))
 		at := len(b)
-		b = slices.Grow(b, size)[:at+size]
+		b = b[:at+size]
 		if n, err := entries[i].MarshalTo(b[at:]); err != nil || n != size {
 			return nil, fmt.Errorf("entry %d took %d bytes of %d: %w", entries[i].Index, n, size, errors.Join(errRecord, err))
 		}

@@ -3,7 +3,6 @@ package raftlog
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -17,11 +16,15 @@ type recovery struct {
 	index
 	meta
 	segments []*segment
-	end      int64 // of the last segment's records
+	end      int64    // of the last segment's records
+	bytes    int64    // of all records
+	leaves   uint64   // the entry that removes this replica, 0 if there is none
+	left     []string // names of segments that are not part of the log: neither begun nor removed to the end
 }
 
-// recover reads the segments, the newest first as far as each says which came
-// before it; older ones are left over from a removal that was not finished.
+// recoverSegments reads the segments, the newest first as far as each says which came
+// before it; older ones are left over from a removal that was not finished. It
+// changes nothing.
 func recoverSegments(fs vfs.FS, dir string) (_ *recovery, err error) {
 	numbers, err := segments(fs, dir)
 	if err != nil {
@@ -52,7 +55,8 @@ func recoverSegments(fs vfs.FS, dir string) (_ *recovery, err error) {
 			}
 			// It was not finished when the program ended.
 			rec.segments = rec.segments[:0]
-			if err := errors.Join(s.close(), fs.Remove(fs.PathJoin(dir, segmentName(number)))); err != nil {
+			rec.left = append(rec.left, segmentName(number))
+			if err := s.close(); err != nil {
 				return nil, err
 			}
 			continue
@@ -63,9 +67,7 @@ func recoverSegments(fs vfs.FS, dir string) (_ *recovery, err error) {
 		contents = append(contents, c)
 		if i == 0 || c.head.prev != numbers[i-1] {
 			for _, number := range numbers[:i] {
-				if err := fs.Remove(fs.PathJoin(dir, segmentName(number))); err != nil {
-					return nil, err
-				}
+				rec.left = append(rec.left, segmentName(number))
 			}
 			break
 		}
@@ -77,6 +79,7 @@ func recoverSegments(fs vfs.FS, dir string) (_ *recovery, err error) {
 			return nil, fmt.Errorf("%s: %w", segmentName(s.number), err)
 		}
 		rec.end = c.end
+		rec.bytes += c.end
 	}
 	return rec, rec.check()
 }
@@ -216,7 +219,11 @@ func (rec *recovery) setMeta(m meta) {
 
 func (rec *recovery) replayAppend(r *reader, p place) {
 	var last uint64
+	var changes []pb.Entry // of the members
 	rec.state = decodeEntries(r, func(e pb.Entry) bool {
+		if e.Type == pb.ConfigChangeEntry {
+			changes = append(changes, e)
+		}
 		if p.first == 0 {
 			p.first = e.Index
 		} else if e.Index != last+1 {
@@ -225,6 +232,14 @@ func (rec *recovery) replayAppend(r *reader, p place) {
 		last = e.Index
 		return r.err == nil
 	})
+	if p.first != 0 && rec.leaves >= p.first { // it is overwritten
+		rec.leaves = 0
+	}
+	for i := range changes {
+		if removes(&changes[i], rec.replica) {
+			rec.leaves = changes[i].Index
+		}
+	}
 	if r.err == nil && p.first != 0 && !rec.index.append(p, last) {
 		r.err = fmt.Errorf("entries %d to %d come after entry %d", p.first, last, rec.last)
 	}

@@ -46,6 +46,7 @@ func (l *Log) writeLocked(s *segment, record []byte) (at int64, err error) {
 		return 0, fmt.Errorf("a record of %d bytes is over the limit", len(record))
 	}
 	endRecord(record, s.number, s.synced)
+	l.writing.since += int64(len(record))
 	if at, err = l.put(s, record); err != nil {
 		l.writing.failed = fmt.Errorf("%s: %w", segmentName(s.number), err)
 	}
