@@ -2,14 +2,11 @@ package replica
 
 import (
 	"context"
-	"crypto/md5"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -23,9 +20,7 @@ import (
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/dragonboat/v4/logger"
 	"github.com/lni/dragonboat/v4/raftio"
-	"github.com/lni/dragonboat/v4/raftpb"
 	sm "github.com/lni/dragonboat/v4/statemachine"
-	"github.com/lni/vfs"
 )
 
 // How Dragonboat is set up. What is marked as persistent is written to the data
@@ -181,60 +176,6 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 	h.gate.open = true
 	files.runs.Store(true)
 	return nil
-}
-
-// prepareRaftDir makes Dragonboat's directory independent of the machine's name,
-// which Dragonboat would else make part of it and refuse to see changed: a
-// container that is made anew on its old volume has another name. The directory
-// that has the machine's name is a link, and the file that records the name is
-// written here, without one.
-func prepareRaftDir(nhc config.NodeHostConfig) error {
-	const data, flagFile = "data", "dragonboat.ds"
-	dir, fs := nhc.NodeHostDir, nhc.Expert.FS
-	if err := fs.MkdirAll(filepath.Join(dir, data), 0o700); err != nil {
-		return err
-	}
-	if fs == vfs.Default { // another has no links
-		if err := linkHostname(dir, data); err != nil {
-			return err
-		}
-	}
-	if err := syncDir(fs, filepath.Dir(dir)); err != nil {
-		return err
-	}
-	flag := filepath.Join(dir, flagFile)
-	if _, err := fs.Stat(flag); err == nil {
-		return syncDir(fs, dir)
-	}
-	status := raftpb.RaftDataStatus{
-		Address:         nhc.RaftAddress,
-		BinVer:          raftio.PlainLogDBBinVersion,
-		LogdbType:       raftlog.Name,
-		DeploymentId:    nhc.DeploymentID,
-		StepWorkerCount: nhc.Expert.Engine.ExecShards,
-		LogdbShardCount: nhc.Expert.LogDB.Shards,
-		MaxSessionCount: 4096, // Dragonboat's constant
-		EntryBatchSize:  48,   // likewise
-	}
-	b, err := status.Marshal()
-	if err != nil {
-		return err
-	}
-	sum := md5.Sum(b)
-	return writeFile(fs, flag, append(sum[8:], b...))
-}
-
-// linkHostname has the machine's name lead to the directory data.
-func linkHostname(dir, data string) error {
-	name, err := os.Hostname()
-	if err != nil {
-		return err
-	}
-	link := filepath.Join(dir, name)
-	if _, err := os.Lstat(link); !errors.Is(err, os.ErrNotExist) || name == data {
-		return err
-	}
-	return os.Symlink(data, link)
 }
 
 // propose tries once to get an entry applied here.
