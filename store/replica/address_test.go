@@ -95,6 +95,7 @@ func (m *movers) work(what string, nodes ...string) {
 }
 
 func TestMembersAreFoundAtNewAddresses(t *testing.T) {
+	t.Parallel()
 	m := newMovers(t, nil)
 	m.work("before", "a", "b", "c")
 	for _, node := range []string{"a", "b", "c"} {
@@ -122,6 +123,7 @@ func TestMembersAreFoundAtNewAddresses(t *testing.T) {
 }
 
 func TestAllMembersMoveAtOnce(t *testing.T) {
+	t.Parallel()
 	m := newMovers(t, nil)
 	m.work("before", "a", "b", "c")
 	m.close("a", "b", "c")
@@ -134,6 +136,7 @@ func TestAllMembersMoveAtOnce(t *testing.T) {
 
 // TestResolveSaysWhereMembersAre has none of the options tell.
 func TestResolveSaysWhereMembersAre(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	at, asked := make(map[string]string), make(map[string]int)
 	m := newMovers(t, func(node string, o *replica.Options) {
@@ -170,6 +173,7 @@ func TestResolveSaysWhereMembersAre(t *testing.T) {
 
 // TestMemberWithAnotherSecretIsNotHeard has two members of one secret and one of another.
 func TestMemberWithAnotherSecretIsNotHeard(t *testing.T) {
+	t.Parallel()
 	m := newMovers(t, func(node string, o *replica.Options) {
 		o.PeerSecret = []byte("a secret of some length, or more")
 		if node == "c" {

@@ -29,6 +29,7 @@ const (
 var goldenNodes = []string{"a", "b", "c", "e"}
 
 func TestDirectoriesOfEarlierVersionsAreOpened(t *testing.T) {
+	t.Parallel()
 	testcluster.Guard(t)
 	if os.Getenv("DKV_GOLDEN") == "write" {
 		writeGolden(t)

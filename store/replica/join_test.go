@@ -123,6 +123,7 @@ func (g *growing) remove(node, by string) {
 }
 
 func TestGroupGrowsFromOneToFiveAndBack(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.work("alone", "a")
 	all := []string{"a"}
@@ -169,6 +170,7 @@ func TestGroupGrowsFromOneToFiveAndBack(t *testing.T) {
 }
 
 func TestLearnerReadsAndWritesAndDoesNotVote(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.joiner("b", "a")
 	o := g.opts["b"]
@@ -194,6 +196,7 @@ func TestLearnerReadsAndWritesAndDoesNotVote(t *testing.T) {
 
 // TestMemberThatWasRemovedWhileAwayIsTold removes one that does not run.
 func TestMemberThatWasRemovedWhileAwayIsTold(t *testing.T) {
+	t.Parallel()
 	g := newThree(t)
 	g.close("c")
 	g.remove("c", "b")
@@ -211,6 +214,7 @@ func TestMemberThatWasRemovedWhileAwayIsTold(t *testing.T) {
 }
 
 func TestDeadMemberIsReplaced(t *testing.T) {
+	t.Parallel()
 	g := newThree(t)
 	g.close("c")
 	if err := os.RemoveAll(g.opts["c"].Dir); err != nil {
@@ -237,6 +241,7 @@ func TestDeadMemberIsReplaced(t *testing.T) {
 }
 
 func TestNodeWaitsUntilItIsAdded(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.joiner("b")
 	g.open("b")
@@ -277,6 +282,7 @@ func TestNodeWaitsUntilItIsAdded(t *testing.T) {
 
 // TestNoGroupIsFoundedTwice has a founding member lose its directory.
 func TestNoGroupIsFoundedTwice(t *testing.T) {
+	t.Parallel()
 	m := newMovers(t, nil)
 	m.work("before", "a", "b", "c")
 	for node, s := range m.stores {
@@ -327,6 +333,7 @@ func TestQuorumIsNotGivenAway(t *testing.T) {
 
 // TestManyJoinAtOnce has changes of the members cross each other.
 func TestManyJoinAtOnce(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	names := []string{"b", "c", "d", "e", "f"}
 	for _, node := range names {
@@ -353,6 +360,7 @@ func TestManyJoinAtOnce(t *testing.T) {
 
 // TestJoinIsGoneOnWith closes a node in the middle of joining, at any moment.
 func TestJoinIsGoneOnWith(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	for i := range 5000 {
 		if err := g.stores["a"].Set(within(t, 10*time.Second), fmt.Sprint("key", i), make([]byte, 100)); err != nil {
@@ -388,6 +396,7 @@ func TestJoinIsGoneOnWith(t *testing.T) {
 // TestMemberThatWasAwayWhileAllOthersWereReplacedIsFound has it know nobody who is still a
 // member.
 func TestMemberThatWasAwayWhileAllOthersWereReplacedIsFound(t *testing.T) {
+	t.Parallel()
 	g := newThree(t)
 	g.close("c")
 	g.join("d", "b")
@@ -406,6 +415,7 @@ func TestMemberThatWasAwayWhileAllOthersWereReplacedIsFound(t *testing.T) {
 
 // TestOlderCopyOfADirectoryIsNotHeard has a disk set back, in effect.
 func TestOlderCopyOfADirectoryIsNotHeard(t *testing.T) {
+	t.Parallel()
 	g := newThree(t)
 	g.close("c")
 	older := g.opts["c"]
@@ -441,6 +451,7 @@ func TestStoreThatIsAloneJoinsNoGroup(t *testing.T) {
 
 // TestMemberOpensAfterItsRemovalWasOnlyInTheLog has the log tell it while it is opened.
 func TestMemberOpensAfterItsRemovalWasOnlyInTheLog(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.join("b", "a")
 	g.work("two", "a", "b")
@@ -474,6 +485,7 @@ func TestMemberOpensAfterItsRemovalWasOnlyInTheLog(t *testing.T) {
 // TestRemovalIsOnTheDiskWhenItReturns has a member be killed then, in effect: what is left
 // needs no vote of the one that was removed.
 func TestRemovalIsOnTheDiskWhenItReturns(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.join("b", "a")
 	g.work("two", "a", "b")
@@ -509,6 +521,7 @@ func TestRemovalIsOnTheDiskWhenItReturns(t *testing.T) {
 // after the last snapshot, and less than that one is made for. The node asks a member
 // that does not lead.
 func TestNodeThatJoinsGetsASnapshotOfNow(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	a := g.opts["a"]
 	g.close("a")

@@ -2,6 +2,9 @@ package replica_test
 
 import (
 	"context"
+	"flag"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -9,7 +12,15 @@ import (
 	"dkv/store/replica"
 )
 
-func TestMain(m *testing.M) { testcluster.Main(m, (*replica.Options).WrapTransport) }
+// TestMain has more tests run at a time than there are cores, if it is not told how many:
+// they wait most of the time, for disks, for elections, for what was killed to be back.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
+	testcluster.Main(m, (*replica.Options).WrapTransport)
+}
 
 // rounds is n, or few of them in a short run.
 func rounds(n, short int) int {

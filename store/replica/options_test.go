@@ -304,6 +304,7 @@ func TestDirectoryThatCannotBeMadeIsRefused(t *testing.T) {
 }
 
 func TestDirectoryThatLostItsLogIsRefusedAndBeginsNothingNew(t *testing.T) {
+	t.Parallel()
 	testcluster.Guard(t)
 	opts := durable(t)
 	log, aside := filepath.Join(opts.Dir, "raft"), filepath.Join(t.TempDir(), "raft")

@@ -14,6 +14,7 @@ import (
 )
 
 func TestTwoOfThreeGoOnAndOneOfThreeFailsWithinItsContext(t *testing.T) {
+	t.Parallel()
 	c := testcluster.New(t, testcluster.Options{})
 	c.Ready()
 	ctx := within(t, time.Minute)

@@ -196,6 +196,7 @@ func TestRecoveryOfAMemberThatLagsBehindSaysSo(t *testing.T) {
 }
 
 func TestRecoveryHasKeysLocksAndTimesWhateverTheyStandIn(t *testing.T) {
+	t.Parallel()
 	testcluster.Guard(t)
 	for _, snapshots := range []bool{false, true} {
 		for _, restored := range []bool{false, true} {
@@ -279,6 +280,7 @@ func unrecoverable(t *testing.T, dir string, words ...string) {
 }
 
 func TestRecoveryOfWhatIsInUseOrNoMemberIsRefused(t *testing.T) {
+	t.Parallel()
 	testcluster.Guard(t)
 	empty := t.TempDir()
 	unrecoverable(t, empty, "IDENTITY.json")

@@ -244,6 +244,7 @@ func TestMembersThatBeginWithDifferentBackupsDoNotListenToEachOther(t *testing.T
 }
 
 func TestRestoreOfWhatCannotBeIsRefusedAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	testcluster.Guard(t)
 	o := newOrigin(t)
 	good, err := os.ReadFile(o.path)
@@ -280,6 +281,7 @@ func TestRestoreOfWhatCannotBeIsRefusedAndLeavesNothing(t *testing.T) {
 }
 
 func TestCopyOfABackupThatIsStillNeededIsWatchedOver(t *testing.T) {
+	t.Parallel()
 	testcluster.Guard(t)
 	o, other := newOrigin(t), newOrigin(t, "another")
 	opts := replica.Options{Dir: filepath.Join(t.TempDir(), "data"), Restore: o.path}

@@ -189,6 +189,7 @@ func TestAnyOneOfTwoMembersAndAWitnessMayFail(t *testing.T) {
 
 // TestLeaderThatWasKilledLeadsAgainWithAWitness has the second member with data be away.
 func TestLeaderThatWasKilledLeadsAgainWithAWitness(t *testing.T) {
+	t.Parallel()
 	w := newWitnessedProcesses(t)
 	w.kill(1)
 	l := newLedger()
@@ -265,6 +266,7 @@ func (c mouthConn) SendMessageBatch(b raftpb.MessageBatch) error {
 
 // TestWitnessIsToldOfWhatTheOthersHave looks at what it is told, see savedFirst.
 func TestWitnessIsToldOfWhatTheOthersHave(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.close("a")
 	var a, b atomic.Pointer[replica.Store]
@@ -333,6 +335,7 @@ func TestWitnessIsToldOfWhatTheOthersHave(t *testing.T) {
 // away. The witness would not vote for a leader that it knows entries of which that one has
 // lost, see savedFirst.
 func TestLeaderThatHasLostItsPowerLeadsAgainWithAWitness(t *testing.T) {
+	t.Parallel()
 	testcluster.Guard(t)
 	disk := powerdisk.New()
 	disk.SyncTime = 2 * time.Millisecond
@@ -398,6 +401,7 @@ func TestLeaderThatHasLostItsPowerLeadsAgainWithAWitness(t *testing.T) {
 // TestMemberThatAloneHasTheDataIsNotRemoved has the other one be behind, which answers all the
 // same.
 func TestMemberThatAloneHasTheDataIsNotRemoved(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.close("a")
 	m := &mouth{deaf: "b"}

@@ -38,6 +38,7 @@ func newWitnessed(t *testing.T) *growing {
 }
 
 func TestWitnessVotesAndHasNoData(t *testing.T) {
+	t.Parallel()
 	g := newWitnessed(t)
 	g.are("a", "b", "w witnesses")
 	g.work("all", "a", "b")
@@ -95,6 +96,7 @@ func TestWitnessVotesAndHasNoData(t *testing.T) {
 }
 
 func TestWitnessIsForAGroupOfTwoOrMore(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.witness("w", "a")
 	g.open("w")
@@ -131,6 +133,7 @@ func TestWitnessIsForAGroupOfTwoOrMore(t *testing.T) {
 }
 
 func TestWitnessDoesNotStayAlone(t *testing.T) {
+	t.Parallel()
 	g := newWitnessed(t)
 	g.work("all", "a", "b")
 	ctx := within(t, 30*time.Second)
@@ -163,6 +166,7 @@ func TestWitnessDoesNotStayAlone(t *testing.T) {
 
 // TestWitnessNeverLeads has the leader close, again and again.
 func TestWitnessNeverLeads(t *testing.T) {
+	t.Parallel()
 	g := newWitnessed(t)
 	for range 3 {
 		for _, node := range []string{"a", "b"} {
@@ -183,6 +187,7 @@ func TestWitnessNeverLeads(t *testing.T) {
 }
 
 func TestWitnessThatHasLostItsDirectoryIsReplaced(t *testing.T) {
+	t.Parallel()
 	g := newWitnessed(t)
 	g.work("all", "a", "b")
 	g.close("w")
@@ -213,6 +218,7 @@ func TestWitnessThatHasLostItsDirectoryIsReplaced(t *testing.T) {
 }
 
 func TestDirectoryStaysThatOfAWitness(t *testing.T) {
+	t.Parallel()
 	g := newWitnessed(t)
 	g.close("w", "b")
 	for node, want := range map[string]string{"w": "set Witness", "b": "leave Witness out"} {
@@ -300,6 +306,7 @@ func TestWitnessIsSentASnapshot(t *testing.T) {
 
 // TestWitnessCutsItsLogShort has it be there all the time, so that no snapshot does it.
 func TestWitnessCutsItsLogShort(t *testing.T) {
+	t.Parallel()
 	g := newGrowing(t)
 	g.join("b", "a")
 	g.witness("w", "a", "b")
