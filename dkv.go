@@ -118,8 +118,7 @@ func (o Options) raftAddress() string { return cmp.Or(o.Address, o.Members[o.Nod
 
 // isRaftPort tells whether an endpoint is at this member's Raft port.
 func (o Options) isRaftPort(endpoint string) bool {
-	network, address, _ := strings.Cut(endpoint, "://")
-	return network != "unix" && address == o.raftAddress()
+	return transport.IsAt(endpoint, o.raftAddress())
 }
 
 // listen opens the network mode.
@@ -149,10 +148,14 @@ func (db *DB) listen(opts Options) error {
 }
 
 // Ready waits until operations succeed: until a quorum of the members answers a
-// linearizable read. In memory it returns at once. Errors: [ErrUnavailable] when
-// ctx ends first, [ErrClosed]. It is what to ask before work is sent here, again
-// and again: a member without a quorum is not ready, and will be when its peers
+// linearizable read. In memory it returns at once. A node that joins is ready when it
+// votes, or is a member if it is a learner. It is what to ask before work is sent here,
+// again and again: a member without a quorum is not ready, and will be when its peers
 // are back.
+//
+// Errors: [ErrUnavailable] when ctx ends first; [ErrClosed], together with [ErrRemoved]
+// once this member was removed from its group; and [ErrBadOptions] if the group does not
+// take this node in, which all operations return from then on.
 func (db *DB) Ready(ctx context.Context) error { return db.backend.Ready(ctx) }
 
 // Namespace returns the part of db with a name, for a part of the program that is to
@@ -186,7 +189,8 @@ func (db *DB) Backend() transport.Backend { return db.backend }
 // however long. Where [DB.Ready] fails and Live does not, a restart would not
 // help.
 //
-// Errors: [ErrClosed] once Close has been called; of a replica [ErrNotLive] if it
+// Errors: [ErrClosed] once Close has been called, and what [DB.Ready] says of a node that
+// was removed or not taken in; of a replica [ErrNotLive] if it
 // works no longer and will not by itself: Dragonboat has stopped it, or the
 // engine has been at one log entry for a minute. The latter is found out by
 // calls that follow each other, of which each counts for 10 s at most; so call it
@@ -401,7 +405,7 @@ func (db *DB) replica() (*replica.Store, error) {
 	if r, ok := db.backend.(*replica.Store); ok {
 		return r, nil
 	}
-	return nil, fmt.Errorf("%w: this store is no member of a group", ErrMembers)
+	return nil, fmt.Errorf("%w: this store has none: a store in memory is alone, and a client asks the program that it is connected to", ErrMembers)
 }
 
 // Checksum is a hash of a replica's state after one log entry: members that have

@@ -48,6 +48,7 @@ func TestOptionsThatContradictThemselvesAreAllNamed(t *testing.T) {
 		want []string
 	}{
 		{"members without Dir", dkv.Options{Node: "a", Members: members}, []string{"Node is set without Dir", "Members is set without Dir"}},
+		{"a learner in memory", dkv.Options{Learner: true}, []string{"Learner is set without Dir"}},
 		{"a witness in memory", dkv.Options{Witness: true}, []string{"Witness is set without Dir"}},
 		{"a witness that is a founder", dkv.Options{Dir: filepath.Join(t.TempDir(), "data"), Node: "a", Members: members, Witness: true}, []string{"Witness", "Join"}},
 		{"a client that is a witness", dkv.Options{Connect: []string{"tcp://127.0.0.1:1"}, Witness: true}, []string{"Witness is set with Connect"}},
@@ -81,6 +82,21 @@ func TestOptionsThatContradictThemselvesAreAllNamed(t *testing.T) {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("%q does not name %q", err, want)
 				}
+			}
+		})
+	}
+}
+
+// TestInsecureIsForNodesThatJoin, too: they have no Members.
+func TestInsecureIsForNodesThatJoin(t *testing.T) {
+	for name, join := range map[string][]string{"asks": {freeAddress()}, "waits": nil} {
+		t.Run(name, func(t *testing.T) {
+			db, err := dkv.Open(dkv.Options{Dir: t.TempDir(), Node: "b", Address: freeAddress(), Join: join, Insecure: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
 			}
 		})
 	}

@@ -22,16 +22,18 @@ type Options struct {
 	// none, the data is in memory only.
 	Dir string
 
-	// Node is this member's name, without an @. It goes with Members or Join. Default:
-	// none, the group is this member alone.
+	// Node is this member's name: up to 255 bytes, without an @, a space at either end or
+	// a dot at the end, and different from the others' in more than case. It goes with
+	// Members, Join or Address. Default: none, the group is this member alone.
 	Node string
 
 	// Members has the address of every founding member's Raft port, as
 	// host:port by name; this member's own, where it listens, is among them.
 	// They must be the same on every founding member when it is first opened, and the
-	// names for ever, whoever joins or is removed later. Addresses may be others later: members tell each other where they are,
-	// and remember it, so a new address has to be given to its member alone. Those
-	// beyond the loopback interface need PeerSecret, PeerTLS or Insecure.
+	// names for ever, whoever joins or is removed later. Addresses may be others later:
+	// members tell each other where they are, and remember it, so a new address has to be
+	// given to its member alone. Those beyond the loopback interface need PeerSecret,
+	// PeerTLS or Insecure.
 	Members map[string]string
 
 	// Address is where this member's Raft port is, as host:port; it listens there and the
@@ -112,8 +114,8 @@ type Options struct {
 	// Connect it says which certificates of servers are good. Default: none.
 	TLS *tls.Config
 
-	// Insecure lets Listen be on other interfaces than loopback without TLS, Members
-	// without PeerSecret or PeerTLS, and Connect send Token to other hosts without TLS:
+	// Insecure lets Listen be on other interfaces than loopback without TLS, Members and
+	// Address without PeerSecret or PeerTLS, and Connect send Token to other hosts without TLS:
 	// whoever is on the way sees and may change what is stored, and learns the token.
 	// Default: false.
 	Insecure bool
@@ -128,8 +130,8 @@ type Options struct {
 	// JSON.
 	Codecs []Codec
 
-	// Logger gets what an operator may want to know. Default: nothing is
-	// logged; dkv writes nothing to stdout or stderr.
+	// Logger gets what an operator may want to know of a store with Dir; the others have
+	// nothing to tell. Default: nothing is logged; dkv writes nothing to stdout or stderr.
 	Logger *slog.Logger
 
 	// Clock measures deadlines. Default: the system's monotonic clock.
@@ -220,6 +222,9 @@ func (o Options) validate() error {
 		if len(o.Join) > 0 {
 			faults = append(faults, fmt.Sprintf(why, "Join"))
 		}
+		if o.Learner {
+			faults = append(faults, fmt.Sprintf(why, "Learner"))
+		}
 		if o.Witness {
 			faults = append(faults, fmt.Sprintf(why, "Witness"))
 		}
@@ -230,7 +235,8 @@ func (o Options) validate() error {
 			faults = append(faults, "MaxBytes is negative")
 		}
 	}
-	if len(o.Connect) == 0 && len(o.Members) == 0 && o.Address == "" && len(o.Join) == 0 {
+	alone := len(o.Members) == 0 && o.Address == "" && len(o.Join) == 0
+	if len(o.Connect) == 0 && alone {
 		const why = "%s is set without Members, Address or Join: it is for members that reach each other"
 		if o.Resolve != nil {
 			faults = append(faults, fmt.Sprintf(why, "Resolve"))
@@ -256,7 +262,7 @@ func (o Options) validate() error {
 		}{
 			{"Shard", o.Shard != 0},
 			{"TLS", o.TLS != nil},
-			{"Insecure", o.Insecure && len(o.Members) == 0},
+			{"Insecure", o.Insecure && alone},
 			{"Tokens", len(o.Tokens) > 0},
 			{"Codecs", len(o.Codecs) > 0},
 		} {
@@ -286,11 +292,8 @@ func (o Options) validate() error {
 	if o.PeerListener != nil && slices.ContainsFunc(o.Listen, o.isRaftPort) {
 		faults = append(faults, "Listen has the Raft port, which is PeerListener's: it is shared by transport.SharePort and a transport.Server then")
 	}
-	for i, e := range o.Listen {
-		_, address, _ := strings.Cut(e, "://")
-		if !strings.HasSuffix(address, ":0") && slices.ContainsFunc(o.Listen[:i], func(other string) bool { return strings.HasSuffix(other, "://"+address) }) {
-			faults = append(faults, fmt.Sprintf("Listen has %q twice", address))
-		}
+	if address := transport.Twice(o.Listen); address != "" {
+		faults = append(faults, fmt.Sprintf("Listen has %q twice", address))
 	}
 	if faults == nil {
 		return nil

@@ -98,8 +98,8 @@ var (
 	ErrBadOwner = sentinel(9, KindFinal, "dkv: bad lock owner")
 
 	// ErrBadOptions is returned by Open for options that contradict themselves
-	// or the data directory; the text names each field and its fault. Kind:
-	// final.
+	// or the data directory; the text names each field and its fault. And by every
+	// operation of a node that its group does not take in. Kind: final.
 	ErrBadOptions = sentinel(10, KindFinal, "dkv: bad options")
 
 	// ErrFull is returned for a write that would have taken the store over its

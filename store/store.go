@@ -159,7 +159,7 @@ type Entry struct {
 // Info describes a store as one process sees it; over a network, as the server
 // does that answers.
 type Info struct {
-	Mode     string   // "memory", "durable" or "replicated"
+	Mode     string   // "memory", "durable", "replicated" or "witness"
 	Revision Revision // of the last change that is visible here
 
 	Keys    int64 // keys that are there, expired ones included

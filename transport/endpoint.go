@@ -75,6 +75,27 @@ func CheckEndpoint(endpoint string) error {
 	return err
 }
 
+// Twice returns an address at which two of some endpoints to listen on are, as far as their
+// words say so, "" if there is none. Port 0 is another one each time.
+func Twice(endpoints []string) string {
+	seen := make(map[string]bool)
+	for _, e := range endpoints {
+		_, address, _ := strings.Cut(e, "://")
+		if seen[address] && !strings.HasSuffix(address, ":0") {
+			return address
+		}
+		seen[address] = true
+	}
+	return ""
+}
+
+// IsAt tells whether an endpoint is at an address host:port, in the same words: a server
+// that listens there for other things, too, has to share that port, see SharePort.
+func IsAt(endpoint, address string) bool {
+	at, err := parseEndpoint(endpoint)
+	return err == nil && at.network != "unix" && at.address == address
+}
+
 // ListenOptions say how to listen. The zero value listens where nobody but this
 // machine's own can connect.
 type ListenOptions struct {

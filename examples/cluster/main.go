@@ -47,6 +47,9 @@
 //
 // The node that was removed ends. What it has stored is on those that are left.
 //
+// Nodes on more machines than one make sure of each other by a secret, of 16 random bytes
+// or more, that the environment variable CLUSTER_PEER_SECRET has on all of them.
+//
 // SIGINT and SIGTERM end a node in good order: it finishes the requests that it
 // has, hands leadership over and stops.
 package main
@@ -89,12 +92,13 @@ func main() {
 func run(ctx context.Context, cfg config) error {
 	log := slog.Default().With("node", cfg.node)
 	db, err := dkv.Open(dkv.Options{
-		Dir:     cfg.dir,
-		Node:    cfg.node,
-		Members: cfg.members,
-		Address: cfg.address,
-		Join:    cfg.join,
-		Logger:  log,
+		Dir:        cfg.dir,
+		Node:       cfg.node,
+		Members:    cfg.members,
+		Address:    cfg.address,
+		Join:       cfg.join,
+		PeerSecret: dkv.Secret(os.Getenv("CLUSTER_PEER_SECRET")),
+		Logger:     log,
 	})
 	if err != nil {
 		return err

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,6 +61,11 @@ func openNode(c nodeConfig, log *slog.Logger) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
+		inCluster := c.members != nil || c.join != nil
+		var peerSecret dkv.Secret // which the environment may have for servers of a cluster
+		if inCluster {
+			peerSecret = c.peerSecret.Secret
+		}
 		group, err := dkv.Open(dkv.Options{
 			Dir:          c.dir,
 			Node:         c.node,
@@ -68,14 +75,14 @@ func openNode(c nodeConfig, log *slog.Logger) (*node, error) {
 			Learner:      c.learner,
 			Witness:      c.witness,
 			PeerListener: peers,
-			PeerSecret:   c.peerSecret.Secret,
-			Insecure:     c.listen.Insecure && (c.members != nil || c.join != nil),
+			PeerSecret:   peerSecret,
+			Insecure:     c.listen.Insecure && inCluster,
 			Logger:       log,
 			Restore:      c.restore,
 		})
 		if err != nil {
 			n.closePort()
-			return nil, fmt.Errorf("--data-dir=%s, --replica-id=%s, --cluster-members, --join: %w", c.dir, c.node, err)
+			return nil, byFlags{err}
 		}
 		n.group = group
 	} else if c.members != nil || c.join != nil {
@@ -90,6 +97,31 @@ func openNode(c nodeConfig, log *slog.Logger) (*node, error) {
 	}
 	return n, nil
 }
+
+// byFlags is an error of dkv.Open that names the flags which set what it is about.
+type byFlags struct{ error }
+
+func (e byFlags) Unwrap() error { return e.error }
+
+func (e byFlags) Error() string {
+	return optionName.ReplaceAllStringFunc(e.error.Error(), func(name string) string { return flagsOf[name] })
+}
+
+var (
+	flagsOf = map[string]string{
+		"Dir":        "--data-dir",
+		"Node":       "--replica-id",
+		"Members":    "--cluster-members",
+		"Address":    "--raft-address",
+		"Join":       "--join",
+		"Learner":    "--learner",
+		"Witness":    "--witness",
+		"PeerSecret": "--peer-secret",
+		"Insecure":   "--insecure",
+		"Restore":    "--restore",
+	}
+	optionName = regexp.MustCompile(`\b(` + strings.Join(slices.Collect(maps.Keys(flagsOf)), "|") + `)\b`)
+)
 
 // sharePort has the Raft port be shared if an endpoint is there, and returns the listener
 // for members then.
@@ -106,10 +138,7 @@ func (n *node) sharePort(c nodeConfig) (net.Listener, error) {
 	return n.port.Peers(), nil
 }
 
-func (n *node) isRaftPort(endpoint string) bool {
-	scheme, address, _ := strings.Cut(endpoint, "://")
-	return scheme != "unix" && address == n.raft
-}
+func (n *node) isRaftPort(endpoint string) bool { return transport.IsAt(endpoint, n.raft) }
 
 func (n *node) closePort() {
 	if n.port != nil {
@@ -160,6 +189,26 @@ func (n *node) ready(ctx context.Context) error {
 		return nil
 	}
 	return n.group.Ready(ctx)
+}
+
+// await waits until ctx ends. If the stores end before that, by themselves, it returns why:
+// the member was removed from its cluster, or would have to be started anew.
+func (n *node) await(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if n.group == nil {
+			continue
+		}
+		if err := n.group.Live(); err != nil {
+			return err
+		}
+	}
 }
 
 // close stops. Requests under way have the time drain to end.

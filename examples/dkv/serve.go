@@ -173,10 +173,9 @@ func (f *serveFlags) parse() error {
 	for i, e := range f.endpoints {
 		f.endpoints[i], err = serverEndpoint(f.transport, e, f.listen.TLS != nil || f.listen.Insecure)
 		check("transport-endpoint", err)
-		_, address, _ := strings.Cut(f.endpoints[i], "://")
-		if !strings.HasSuffix(address, ":0") && slices.ContainsFunc(f.endpoints[:i], func(other string) bool { return strings.HasSuffix(other, "://"+address) }) {
-			check("transport-endpoint", fmt.Errorf("it has %s twice", address))
-		}
+	}
+	if address := transport.Twice(f.endpoints); address != "" {
+		check("transport-endpoint", fmt.Errorf("it has %s twice", address))
 	}
 	if f.listen.keepAlive < 0 {
 		check("transport-tcp-keepalive", errors.New("it must not be negative"))
@@ -220,18 +219,25 @@ func (f *serveFlags) run(ctx context.Context, log *slog.Logger) error {
 	log.Info("serving", "endpoints", endpoints, "shards", f.shards, "node", f.node)
 
 	// It serves from the start: requests wait until enough of the others are there.
-	// This only tells the user.
+	// This only tells the user, and ends if the cluster does not take it in.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var making sync.WaitGroup
-	if n.ready(ctx) == nil {
+	var ended error
+	switch err := n.ready(ctx); {
+	case err == nil:
 		log.Info("ready")
 		if f.backups.dir != "" {
 			making.Go(func() { f.backups.make(ctx, n.group, log) })
 		}
+		ended = n.await(ctx)
+	case ctx.Err() == nil:
+		ended = err
 	}
-	<-ctx.Done()
 	log.Info("stopping")
+	cancel()
 	making.Wait()
-	err = n.close(time.Duration(f.timeout))
+	err = errors.Join(ended, n.close(time.Duration(f.timeout)))
 	if err == nil {
 		log.Info("stopped")
 	}

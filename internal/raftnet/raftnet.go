@@ -93,6 +93,10 @@ type Factory struct {
 	Security *Security
 	Logger   *slog.Logger
 	Listener net.Listener // nil: one is made
+
+	// Running tells whether the replica runs, and messages can be taken: what comes before
+	// is turned away. Default: as soon as there is a NodeHost.
+	Running func() bool
 }
 
 var _ config.TransportFactory = Factory{}
@@ -208,7 +212,9 @@ func (t *Transport) Close() (err error) {
 		t.cancel()
 		t.admission.close()
 		if l := cmp.Or(t.listener, t.Listener); l != nil {
-			err = l.Close()
+			if err = l.Close(); errors.Is(err, net.ErrClosed) {
+				err = nil // whose listener it is has closed it
+			}
 		}
 		t.serving.Wait()
 	})
@@ -298,9 +304,7 @@ func (t *Transport) welcome(c net.Conn, h *hello) error {
 	if h.kind == forRequest {
 		return nil
 	}
-	select {
-	case <-t.attached:
-	default:
+	if !t.running() {
 		return errors.New("this member has not started")
 	}
 	switch {
@@ -312,6 +316,15 @@ func (t *Transport) welcome(c net.Conn, h *hello) error {
 		return errors.New("this member has the same name")
 	}
 	return t.Members.Meet(h.from)
+}
+
+func (t *Transport) running() bool {
+	select {
+	case <-t.attached:
+		return t.Running == nil || t.Running()
+	default:
+		return false
+	}
 }
 
 func (t *Transport) receive(r io.Reader, h *hello) error {

@@ -155,8 +155,8 @@
 //     acknowledged, and the removal. With the witness alone, the one that goes could carry
 //     it out, and the witness would vote for nobody who is left: so it is not told of it
 //     before another has it, be that one away.
-//  5. The file that Dragonboat makes for each snapshot to a witness is made in the data
-//     directory, and removed (scratch.go).
+//  5. The file that Dragonboat makes for each snapshot to a witness is in memory, and gone
+//     once it has been read (scratch.go).
 //
 // A group takes a witness in when it has two members with data: beside one, it would be one
 // more that must not fail. It takes in one: with two, a write could be acknowledged that is

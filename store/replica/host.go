@@ -101,7 +101,7 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 			err = fmt.Errorf("start: %v", r)
 		}
 		if err != nil && nh != nil {
-			nh.Close()
+			h.end(nh)
 		}
 	}()
 
@@ -134,7 +134,7 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 		return err
 	}
 	files := &patientFS{FS: dir.fs}
-	nhc.Expert.FS = newScratch(writeBack{files})
+	nhc.Expert.FS = newScratch(writeBack{aborts{files, h.changes.log}})
 	nh, err = dragonboat.NewNodeHost(nhc)
 	if err != nil {
 		return err
@@ -142,6 +142,7 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 	if nh == nil { // Dragonboat has swallowed a panic
 		return errors.New("the Raft directory is damaged")
 	}
+	h.replica = id.Replica // others may know it by its directory from now on
 	joins := isJoiner(id.Member)
 	first, join := founders(id.Founders).Voters, joins
 	if opts.alone() {
@@ -155,6 +156,7 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 	} else if id.Started {
 		return fmt.Errorf("what was in %s is gone", raftDir)
 	}
+	files.runs.Store(true)
 	err = nh.StartConcurrentReplica(first, join, create, config.Config{
 		ShardID:             shard,
 		ReplicaID:           id.Replica,
@@ -172,9 +174,8 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 	}
 	h.gate.Lock()
 	defer h.gate.Unlock()
-	h.nh, h.replica, h.session = nh, id.Replica, nh.GetNoOPSession(shard)
+	h.nh, h.session = nh, nh.GetNoOPSession(shard)
 	h.gate.open = true
-	files.runs.Store(true)
 	return nil
 }
 
@@ -292,10 +293,8 @@ func (h *host) leads() bool {
 // takes over before patience ends.
 func (h *host) handOver(others []uint64, patience <-chan struct{}) {
 	const (
-		quorum    = 200 * time.Millisecond // to see whether there is one to lead
-		settle    = 10 * time.Millisecond
-		perTarget = 500 * time.Millisecond // then Dragonboat gives a transfer up
-		poll      = 2 * time.Millisecond
+		quorum = 200 * time.Millisecond // to see whether there is one to lead
+		settle = 10 * time.Millisecond
 	)
 	if len(others) == 0 || !h.leads() {
 		return
@@ -309,24 +308,7 @@ func (h *host) handOver(others []uint64, patience <-chan struct{}) {
 		return
 	}
 	time.Sleep(settle)
-	for _, target := range others {
-		if !h.leads() {
-			return
-		}
-		if !h.requestTransfer(target) {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), perTarget)
-		for h.leads() && ctx.Err() == nil {
-			select {
-			case <-time.After(poll):
-			case <-patience:
-				cancel()
-				return
-			}
-		}
-		cancel()
-	}
+	h.transfer(others, func() bool { return !h.leads() }, patience)
 }
 
 // requestTransfer asks for another leader, and tells whether it could.
@@ -336,20 +318,33 @@ func (h *host) requestTransfer(target uint64) bool {
 	return h.gate.open && h.nh.RequestLeaderTransfer(shard, target) == nil
 }
 
-// transfer has one of the others lead, whoever leads now, and waits a while until one
-// does.
-func (h *host) transfer(ctx context.Context, others []uint64) {
-	const perTarget = 500 * time.Millisecond // then Dragonboat gives a transfer up
-	for _, target := range others {
+// transfer asks one replica after the other to lead, until that is done or stop is closed.
+func (h *host) transfer(to []uint64, done func() bool, stop <-chan struct{}) {
+	const (
+		perTarget = 500 * time.Millisecond // then Dragonboat gives a transfer up
+		poll      = 2 * time.Millisecond
+	)
+	for _, target := range to {
+		if done() {
+			return
+		}
 		if !h.requestTransfer(target) {
 			continue
 		}
-		for end := time.Now().Add(perTarget); time.Now().Before(end); {
-			if slices.Contains(others, h.leader()) || pause(ctx, pollPause) != nil {
+		for end := time.Now().Add(perTarget); !done() && time.Now().Before(end); {
+			select {
+			case <-time.After(poll):
+			case <-stop:
 				return
 			}
 		}
 	}
+}
+
+// transferTo has one of some replicas lead, whoever leads now, and waits a while until one
+// does.
+func (h *host) transferTo(ctx context.Context, to []uint64) {
+	h.transfer(to, func() bool { return slices.Contains(to, h.leader()) }, ctx.Done())
 }
 
 // membership asks for the membership, with a read barrier.
@@ -417,8 +412,26 @@ func (h *host) close() {
 	h.gate.open = false
 	h.gate.Unlock()
 	if open {
-		h.nh.Close()
+		h.end(h.nh)
 	}
+}
+
+// end closes a NodeHost. That a file or a listener could not be closed in good order is no
+// reason to end the host program, as Dragonboat has it.
+func (h *host) end(nh *dragonboat.NodeHost) {
+	defer func() {
+		if r := recover(); r != nil {
+			h.changes.log.Warn("not closed in good order", "why", r)
+		}
+	}()
+	nh.Close()
+}
+
+// runs tells whether the replica does.
+func (h *host) runs() bool {
+	h.gate.RLock()
+	defer h.gate.RUnlock()
+	return h.gate.open
 }
 
 // changes tells those who wait that another replica leads, and that the members are

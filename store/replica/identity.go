@@ -193,7 +193,9 @@ func (d *directory) close() { d.lock.Close() }
 // was wrong, the Members for example, may be different next time.
 func (d *directory) undo() {
 	if d.fresh {
-		d.fs.RemoveAll(d.join(raftDir))
+		if d.fs.RemoveAll(d.join(raftDir)) != nil {
+			return // it is no store's without an identity, and can be opened again with it
+		}
 		d.fs.Remove(d.join(identityFile))
 		d.fs.Remove(d.join(membersFile))
 		d.fs.Remove(d.join(backupFile))

@@ -31,7 +31,8 @@ const (
 // Ready's to say, and to restart a member for the want of a quorum would make
 // matters worse.
 //
-// Errors: store.ErrClosed once Close has been called; ErrNotLive if Dragonboat
+// Errors: store.ErrClosed once Close has been called, with store.ErrRemoved if this member
+// was removed; store.ErrBadOptions if the group does not take this node in; ErrNotLive if Dragonboat
 // has stopped the replica, or if the engine has been at one log entry for a
 // minute. To notice that takes seven calls at least, 10 s apart, as no more of
 // the time between two calls counts: so a process that was stopped for an hour is

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -49,6 +50,7 @@ type machine struct {
 	ticks    uint64 // ticks that counted
 	sessions sessions
 	clients  *once.Clients
+	frozen   *frozen // that Dragonboat has asked for and not written yet, or nil
 
 	// locks are what is known of db's locks. All of it follows from db.
 	locks *lockqueue.Queues
@@ -201,7 +203,11 @@ type frozen struct {
 func (m *machine) PrepareSnapshot() (any, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.freezeLocked(), nil
+	if m.frozen != nil { // the last snapshot was given up before it was written
+		m.frozen.view.Release()
+	}
+	m.frozen = m.freezeLocked()
+	return m.frozen, nil
 }
 
 // view opens a view of the state after a whole log entry.
@@ -247,6 +253,9 @@ func (m *machine) checksum() Checksum {
 // for want of room on the disk for example, is given up: the log is still there.
 func (m *machine) SaveSnapshot(state any, w io.Writer, _ sm.ISnapshotFileCollection, stop <-chan struct{}) error {
 	f := state.(*frozen)
+	m.mu.Lock()
+	m.frozen = nil
+	m.mu.Unlock()
 	defer f.view.Release()
 	if err := f.save(stoppable{w: w, stop: stop}); err != nil {
 		select {
@@ -254,7 +263,9 @@ func (m *machine) SaveSnapshot(state any, w io.Writer, _ sm.ISnapshotFileCollect
 			return sm.ErrSnapshotStopped
 		default:
 		}
-		m.store.log.Warn("snapshot given up", "err", err)
+		if !errors.Is(err, sm.ErrSnapshotAborted) { // which is logged where it comes from
+			m.store.log.Warn("snapshot given up", "err", err)
+		}
 		return sm.ErrSnapshotAborted
 	}
 	return nil

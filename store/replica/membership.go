@@ -71,57 +71,42 @@ func (s *Store) AddMember(ctx context.Context, name, address string) error {
 	if err := s.canChange(ctx, name); err != nil {
 		return err
 	}
-	invited := false
-	for {
-		m, err := s.membership(ctx)
-		if err != nil {
-			return afterTry(err, invited)
-		}
-		if replica, _, ok := m.find(name); ok {
-			_, learns := m.Learners[replica]
-			if !invited {
-				return fmt.Errorf("%w: there is a member %q", store.ErrMembers, name)
-			}
-			if !learns {
-				return nil
-			}
-		}
-		if !invited {
-			var r reply
-			_, err := s.ask(ctx, address, request{Invite: &invitation{Node: name, Addresses: s.members.addresses()}}, &r)
-			if err == nil && r.Refused != "" {
-				return fmt.Errorf("%w: the node at %s: %s", store.ErrMembers, address, r.Refused)
-			}
-			switch invited = err == nil || errors.Is(err, raftnet.ErrSent); {
-			case invited:
-			case ctx.Err() == nil:
-				return fmt.Errorf("%w: no node to add answers at %s: %w", store.ErrMembers, address, err)
-			default:
-				return ops.Ended(store.ErrUnavailable, ctx)
-			}
-			if r.Witness {
-				if err := m.mayHaveWitness(); err != nil {
-					return err
-				}
-			}
-			if r.Learner || r.Witness {
-				return s.awaitMember(ctx, name)
-			}
-		}
-		if err := pause(ctx, pollPause); err != nil {
-			return afterTry(err, invited)
+	m, err := s.membership(ctx)
+	if err != nil {
+		return afterTry(err, false)
+	}
+	if replica, _, ok := m.find(name); ok && m.Voters[replica] != "" {
+		return fmt.Errorf("%w: there is a member %q", store.ErrMembers, name)
+	}
+	// One that does not vote yet, and a witness, may have been killed before it knew that it
+	// was taken in: it waits to be invited again, then.
+	var r reply
+	_, err = s.ask(ctx, address, request{Invite: &invitation{Node: name, Addresses: s.members.addresses()}}, &r)
+	switch {
+	case err == nil && r.Refused != "":
+		return fmt.Errorf("%w: the node at %s: %s", store.ErrMembers, address, r.Refused)
+	case err == nil || errors.Is(err, raftnet.ErrSent):
+	case ctx.Err() == nil:
+		return fmt.Errorf("%w: no node to add answers at %s: %w", store.ErrMembers, address, err)
+	default:
+		return ops.Ended(store.ErrUnavailable, ctx)
+	}
+	if _, _, ok := m.find(name); r.Witness && !ok {
+		if err := m.mayHaveWitness(); err != nil {
+			return err
 		}
 	}
+	return s.awaitMember(ctx, name, !r.Learner && !r.Witness)
 }
 
-// awaitMember waits until there is a member with a name.
-func (s *Store) awaitMember(ctx context.Context, name string) error {
+// awaitMember waits until there is a member with a name, and if it is to vote, until it does.
+func (s *Store) awaitMember(ctx context.Context, name string, votes bool) error {
 	for {
 		m, err := s.membership(ctx)
 		if err != nil {
 			return afterTry(err, true)
 		}
-		if _, _, ok := m.find(name); ok {
+		if replica, _, ok := m.find(name); ok && !(votes && m.Learners[replica] != "") {
 			return nil
 		}
 		if err := pause(ctx, pollPause); err != nil {
@@ -153,7 +138,7 @@ func (s *Store) RemoveMember(ctx context.Context, name string) error {
 				return nil, err
 			}
 		} else if s.host.leader() == replica { // whose removal would leave the group without one
-			s.host.transfer(ctx, s.others(&m, replica))
+			s.host.transferTo(ctx, s.others(&m, replica))
 		}
 		found, gone = true, replica
 		s.log.Info("member is to be removed", "member", name, "as", label)
@@ -224,7 +209,7 @@ func (s *Store) TransferLeadership(ctx context.Context, name string) error {
 		if s.host.leader() == replica {
 			return nil
 		}
-		s.host.transfer(ctx, []uint64{replica})
+		s.host.transferTo(ctx, []uint64{replica})
 		if err := pause(ctx, pollPause); err != nil {
 			return err
 		}

@@ -119,6 +119,7 @@ func Open(opts Options) (_ *Store, err error) {
 		s.members.drop = func(label string) { s.net.Drop(label) }
 		s.net = raftnet.Factory{
 			Members: s.members, Security: opts.security, Logger: opts.Logger, Listener: opts.PeerListener,
+			Running: func() bool { return s.host.runs() },
 		}.New(opts.address())
 	}
 	s.host = &host{changes: &changes{
@@ -137,7 +138,7 @@ func Open(opts Options) (_ *Store, err error) {
 		if s.net != nil {
 			s.net.Close()
 		}
-		if s.host.replica == 0 { // it has not run, and so not voted
+		if s.host.replica == 0 { // it has not voted, and nobody has met it
 			dir.undo()
 		}
 		dir.close()
@@ -280,10 +281,18 @@ func (s *Store) start(opts Options) {
 		if opts.noSnapshots || !s.host.snapshot(uint64(keep), snapshotTimeout, stopping) {
 			return false
 		}
-		if err := s.dir.dropBackup(); err != nil { // the next snapshot tries again
+		for { // until then no node can join
+			err := s.dir.dropBackup()
+			if err == nil {
+				return true
+			}
 			s.log.Warn("backup not removed", "dir", s.dir.path, "err", err)
+			select {
+			case <-time.After(snapshotRetry):
+			case <-stopping:
+				return true
+			}
 		}
-		return true
 	}
 	s.snapshotter.start()
 }
@@ -418,7 +427,10 @@ func (s *Store) Info(ctx context.Context) (store.Info, error) {
 	}
 	info.Progress = s.machine.progress.byName(names)
 	info.Progress[info.Node] = info.Applied
-	if len(names) == 1 {
+	switch {
+	case s.witness:
+		info.Mode = "witness"
+	case len(names) == 1:
 		info.Mode = "durable"
 	}
 	s.machine.db.Load().Info(&info)

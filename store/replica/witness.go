@@ -66,7 +66,7 @@ func (s *Store) hasData() error {
 // mayHaveWitness tells whether the group may have one more witness. With two, a write could
 // be acknowledged that is on the disk of a single member with data, however many there are.
 func (m *membership) mayHaveWitness() error {
-	for _, label := range m.Witnesses {
+	for _, label := range m.Witnesses { // one at most
 		return fmt.Errorf("%w: the group has a witness, %q, and may have one", store.ErrMembers, raftnet.Name(label))
 	}
 	return nil
@@ -81,7 +81,7 @@ func (s *Store) leave(ctx context.Context, to []uint64) error {
 		if err := s.ended(); err != nil {
 			return err
 		}
-		s.host.transfer(ctx, to)
+		s.host.transferTo(ctx, to)
 		if slices.Contains(to, s.host.leader()) {
 			break
 		}

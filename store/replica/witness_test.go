@@ -58,6 +58,9 @@ func TestWitnessVotesAndHasNoData(t *testing.T) {
 
 	w := g.stores["w"]
 	ctx := within(t, 10*time.Second)
+	if i, err := w.Info(ctx); err != nil || i.Mode != "witness" {
+		t.Errorf("%+v, %v", i, err)
+	}
 	_, _, get := w.Get(ctx, "k")
 	_, _, stale := w.GetStale(ctx, "k")
 	_, watch := w.Watch(ctx, store.Watch{Key: "k", From: 1})

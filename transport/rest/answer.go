@@ -83,6 +83,7 @@ var statuses = map[uint16]int{
 	store.ErrLockLost.Code():       http.StatusConflict,
 	store.ErrReentrant.Code():      http.StatusConflict,
 
+	store.ErrNoData.Code():          http.StatusMisdirectedRequest,
 	store.ErrNoShard.Code():         http.StatusNotFound,
 	store.ErrUnauthenticated.Code(): http.StatusUnauthorized,
 	store.ErrForbidden.Code():       http.StatusForbidden,

@@ -131,7 +131,8 @@
 //	# 200 {"ready":true,"shards":{"1":"ready"}}
 //
 // info is what store.Info has. healthz is 200 as long as the process answers. readyz
-// is 200 if each shard answers a linearizable read within a second, else 503.
+// is 200 if each shard answers a linearizable read within a second, else 503: a witness has
+// no data to read.
 //
 // # Deadlines
 //
@@ -170,7 +171,8 @@
 //     whose body is longer than 12 MiB
 //   - 421 for a Host that is neither localhost nor an address, on the loopback
 //     interface without TLS, if the server has no tokens: a browser may have been led
-//     there by a name of another site
+//     there by a name of another site; and for a witness, which has no data: another
+//     server has it
 //   - 429 if too much is under way
 //   - 500 for a fault of the server, whose kind is unknown
 //   - 503 if no quorum answers in time, or the store is closed

@@ -305,6 +305,27 @@ func TestReadyMeansEveryShard(t *testing.T) {
 	s.want(200, "GET", "/v1/shards", "")
 }
 
+// witness votes, and has no data.
+type witness struct{ *local.Store }
+
+func (witness) Info(context.Context) (store.Info, error) {
+	return store.Info{Mode: "witness"}, nil
+}
+
+func (witness) GetEntry(context.Context, string) (store.Entry, bool, error) {
+	return store.Entry{}, false, store.ErrNoData
+}
+
+func TestWitnessSendsClientsElsewhere(t *testing.T) {
+	s := open(t, nil, witness{memory(t)})
+	if r := s.want(503, "GET", "/readyz", ""); r.body != `{"ready":false,"shards":{"1":"dkv: no data here"}}`+"\n" {
+		t.Error(r.body)
+	}
+	s.want(421, "GET", "/v1/shards/1/keys/k", "")
+	s.want(200, "GET", "/healthz", "")
+	s.want(200, "GET", "/v1/shards/1/info", "")
+}
+
 func TestInfoIsThatOfTheStore(t *testing.T) {
 	db := memory(t)
 	s := open(t, nil, db)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dkv/store"
+	"dkv/transport"
 )
 
 const readyTimeout = time.Second // for all shards to be ready
@@ -32,7 +33,7 @@ func ready(ctx context.Context, c *call) (*answer, error) {
 	var asked sync.WaitGroup
 	for n, s := range c.shards() {
 		asked.Go(func() {
-			err := s.Ready(ctx)
+			err := canAnswer(ctx, s)
 			mu.Lock()
 			defer mu.Unlock()
 			if out.Shards[n] = "ready"; err != nil {
@@ -42,6 +43,18 @@ func ready(ctx context.Context, c *call) (*answer, error) {
 	}
 	asked.Wait()
 	return &answer{status, out}, nil
+}
+
+// canAnswer returns an error if reads and writes would fail. A witness is ready to vote.
+func canAnswer(ctx context.Context, s transport.Backend) error {
+	if err := s.Ready(ctx); err != nil {
+		return err
+	}
+	i, err := s.Info(ctx)
+	if err == nil && i.Mode == "witness" {
+		err = store.ErrNoData
+	}
+	return err
 }
 
 // listShards lists those whose info the client may read.

@@ -119,6 +119,7 @@ func open(fs vfs.FS, dir string, f Factory) (*Log, error) {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	l.writing.meta = rec.meta
+	l.writing.snapshot.Filepath = l.now(rec.meta.snapshot.Filepath)
 	l.writing.cut = false
 	l.writing.since = rec.bytes
 	l.saved.leaves = rec.leaves
@@ -145,6 +146,22 @@ func open(fs vfs.FS, dir string, f Factory) (*Log, error) {
 		return nil, errors.Join(err, l.closeFiles())
 	}
 	return l, nil
+}
+
+// now is the path that a snapshot's file has now. Its description has the whole path that it
+// had when it was made, and Dragonboat, which sends it to others from there, ends the host
+// program if it is not to be found. It is four names below the directory that the log's is
+// in, which may be another one by now.
+func (l *Log) now(path string) string {
+	if path == "" { // a witness has none
+		return ""
+	}
+	names := make([]string, 5)
+	for i := len(names) - 1; i > 0; i-- {
+		names[i], path = l.fs.PathBase(path), l.fs.PathDir(path)
+	}
+	names[0] = l.fs.PathDir(l.dir)
+	return l.fs.PathJoin(names...)
 }
 
 // makeDir makes a directory whose entry in its parent is on the disk.
