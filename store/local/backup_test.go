@@ -229,7 +229,11 @@ func TestBackupBesideWritesIsOfOneRevision(t *testing.T) {
 			}
 		})
 	}
-	for range 50 {
+	rounds := 50
+	if testing.Short() {
+		rounds = 10
+	}
+	for range rounds {
 		var out bytes.Buffer
 		b, err := s.Backup(ctx, &out)
 		if err != nil {

@@ -28,6 +28,9 @@ func TestConformance(t *testing.T) {
 // TestConformanceOnTheNaiveEngine shows that the store asks no more of an engine than
 // package engine says.
 func TestConformanceOnTheNaiveEngine(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it is the engine's seam that is tested: the long run has it")
+	}
 	storetest.Run(t, storetest.Harness{Open: func(t *testing.T) []store.Store {
 		s := Open(Options{Engine: enginetest.Naive})
 		t.Cleanup(func() { s.Close() })

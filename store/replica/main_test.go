@@ -13,10 +13,11 @@ import (
 )
 
 // TestMain has more tests run at a time than there are cores, if it is not told how many:
-// they wait most of the time, for disks, for elections, for what was killed to be back.
+// they wait most of the time, for disks, for elections, for what was killed to be back. With
+// the race detector they do not.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && !raceDetector {
 		flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 	}
 	testcluster.Main(m, (*replica.Options).WrapTransport)

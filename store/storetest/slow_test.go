@@ -24,6 +24,9 @@ type slow struct {
 }
 
 func TestSlowStoreConforms(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it is the suite that is tested: the long run has it")
+	}
 	Run(t, Harness{Open: func(t *testing.T) []store.Store {
 		var stores []store.Store
 		for _, m := range newNaive(3) {

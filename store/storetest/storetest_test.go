@@ -15,6 +15,9 @@ func TestNaiveStoreConforms(t *testing.T) {
 }
 
 func TestNaiveStoreConformsFromThreeMembers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it is the suite that is tested: the long run has it")
+	}
 	Run(t, naiveHarness(3))
 }
 

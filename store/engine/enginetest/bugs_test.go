@@ -45,6 +45,9 @@ func checksNamed(t *testing.T, begin string) (found []check) {
 }
 
 func TestSuiteCatchesEachBug(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it is the suite that is tested: the long run has it")
+	}
 	setRapid(t)
 	for _, b := range allBugs() {
 		for _, begin := range b.caughtBy {

@@ -39,14 +39,14 @@ func TestLogOnADisk(t *testing.T) {
 	}
 	m := twin{bootstrapped: true, first: 1, state: pb.State{Term: 1}}
 	rng := rand.New(rand.NewPCG(1, 2))
+	noise := rand.NewChaCha8([32]byte{})
 	sizes := []int{0, 10, 500, 4096, 5000, 9000, directMax, 30_000, 300_000, 700_000}
 	var direct, through, reused int
 	for round := range 300 {
 		e := pb.Entry{Index: m.last() + 1, Term: 1, Type: pb.EncodedEntry}
 		size := sizes[rng.IntN(len(sizes)-round%3)] // large ones in a third of the rounds
-		for range size {
-			e.Cmd = append(e.Cmd, byte(rng.Uint32()))
-		}
+		e.Cmd = make([]byte, size)
+		noise.Read(e.Cmd)
 		spares := len(l.spares.names)
 		if err := l.SaveRaftState([]pb.Update{{ShardID: shard, ReplicaID: replica, State: m.state, EntriesToSave: []pb.Entry{e}}}, 1); err != nil {
 			t.Fatal(err)
