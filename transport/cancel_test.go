@@ -382,6 +382,40 @@ func TestCancelledWritesThatAreUnderWayCountAsSuch(t *testing.T) {
 	answered(t, conn, want)
 }
 
+// endless has whoever asks for a key wait until its context ends.
+type endless struct {
+	waits
+	asking *atomic.Int64
+}
+
+func (s endless) Has(ctx context.Context, _ string) (bool, error) {
+	s.asking.Add(1)
+	defer s.asking.Add(-1)
+	<-ctx.Done()
+	return false, store.ErrUnavailable
+}
+
+// TestClientThatIsGoneIsNoticedThoughAllItsRequestsWait has one request more come than may be
+// under way: the connection is not read until there is room.
+func TestClientThatIsGoneIsNoticedThoughAllItsRequestsWait(t *testing.T) {
+	t.Parallel()
+	s := local.Open(local.Options{})
+	defer s.Close()
+	var asking atomic.Int64
+	conn := say(t, serveBackend(t, "tcp://127.0.0.1:0", endless{waits{s}, &asking}))
+	for id := range uint64(maxInFlight + 1) {
+		conn.request(request{id: id + 1, method: methodHas, arg: []byte("k")})
+	}
+	conn.w.Flush()
+	until(t, "as many as may be are under way", func() bool { return asking.Load() == maxInFlight })
+	conn.Close()
+	for end := time.Now().Add(2 * slotPatience); asking.Load() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d requests of a client that has gone are under way", asking.Load())
+		}
+	}
+}
+
 // TestWhatComesBeforeAMalformedRequestIsAnswered has requests come with one that cannot be
 // read, and be under way for a while.
 func TestWhatComesBeforeAMalformedRequestIsAnswered(t *testing.T) {

@@ -273,7 +273,8 @@ func (c *Client) ask(ctx context.Context, r request) (conn *clientConn, w *waite
 					exposed = true
 				case exposed && (kind == store.KindNotApplied || refused(answer)):
 					// This attempt had no effect. Of an earlier one that is not known.
-				case several && kind == store.KindNotApplied && (passes(answer, r.method) || c.othersThan(declined, conn.endpoint)):
+				case several && kind == store.KindNotApplied && passes(answer, r.method),
+					several && (kind == store.KindNotApplied || cannot(answer)) && c.othersThan(declined, conn.endpoint):
 					if !slices.Contains(declined, conn.endpoint) {
 						declined = append(declined, conn.endpoint)
 					}
@@ -344,7 +345,13 @@ func refused(code uint64) bool {
 	case uint64(store.ErrForbidden.Code()), uint64(store.ErrUnauthenticated.Code()), uint64(store.ErrNoShard.Code()):
 		return true
 	}
-	return false
+	return cannot(code)
+}
+
+// cannot tells whether a server has said that it will never do what another may: it is a
+// witness, or a node that its group does not take in.
+func cannot(code uint64) bool {
+	return code == uint64(store.ErrNoData.Code()) || code == uint64(store.ErrBadOptions.Code())
 }
 
 // fallback is what an error that is not known here counts as.

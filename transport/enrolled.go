@@ -101,8 +101,10 @@ func (c *Client) settle(ctx context.Context, e *enrolment) error {
 			case store.KindOf(err) != store.KindUnknown:
 			case ctx.Err() != nil: // nothing is known of the void one; the caller's was not sent
 				err = ops.Ended(store.ErrUnavailable, ctx)
-			default:
+			case c.ctx.Err() != nil:
 				err = store.ErrClosed
+			default: // an answer that is not understood
+				err = fmt.Errorf("%w: a write that was given up before is not settled: %w", store.ErrUnavailable, err)
 			}
 			return err
 		}

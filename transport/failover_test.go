@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"dkv/internal/once"
+	"dkv/internal/ops"
 	"dkv/store"
 	"dkv/store/engine"
 	"dkv/store/local"
@@ -258,6 +259,63 @@ func TestWhatOneServerHasNotAppliedIsTriedAtAnother(t *testing.T) {
 	began := time.Now()
 	if _, _, err := connect(t, at).Get(ctx, "k"); !errors.Is(err, store.ErrUnavailable) || time.Since(began) > 5*time.Second {
 		t.Errorf("%v, after %v", err, time.Since(began))
+	}
+}
+
+// unable is a witness, or a node that its group does not take in.
+type unable struct {
+	*local.Store
+	why   error
+	asked *atomic.Int64
+}
+
+func (u unable) GetShared(context.Context, string) ([]byte, bool, error) {
+	u.asked.Add(1)
+	return nil, false, u.why
+}
+
+func (u unable) Enrol(context.Context, uint64) (uint64, error) {
+	u.asked.Add(1)
+	return 0, u.why
+}
+
+func (u unable) DoOnce(context.Context, engine.Op, once.ID) (engine.Result, error) {
+	u.asked.Add(1)
+	return engine.Result{}, u.why
+}
+
+func (u unable) DoTogether(_ context.Context, writes []ops.Write) {
+	u.asked.Add(1)
+	for i := range writes {
+		writes[i].Err = u.why
+	}
+}
+
+func TestWhatAServerCannotDoIsTriedAtAnother(t *testing.T) {
+	s := local.Open(local.Options{})
+	defer s.Close()
+	for _, why := range []error{store.ErrNoData, store.ErrBadOptions} {
+		t.Run(why.Error(), func(t *testing.T) {
+			var asked atomic.Int64
+			at := serveBackend(t, "tcp://127.0.0.1:0", unable{s, why, &asked})
+			c := connectToAll(t, at, serveBackend(t, "tcp://127.0.0.1:0", s))
+			ctx := background(t)
+			for range 20 {
+				if err := c.Set(ctx, "k", []byte("v")); err != nil {
+					t.Error(err)
+				}
+				if v, ok, err := c.Get(ctx, "k"); string(v) != "v" || !ok || err != nil {
+					t.Errorf("%q, %t, %v", v, ok, err)
+				}
+			}
+			if asked.Load() == 0 {
+				t.Error("it was never asked")
+			}
+			// If there is no other, that is for the caller to know.
+			if _, _, err := connect(t, at).Get(ctx, "k"); !errors.Is(err, why) {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -221,8 +221,14 @@ func (c *served) take(req request, own bool) bool {
 		if c.out.flush() != nil {
 			return false
 		}
+		patience := time.NewTimer(slotPatience)
+		defer patience.Stop()
 		select {
 		case c.slots <- struct{}{}:
+		case <-patience.C:
+			// Whether the client has gone is not noticed meanwhile, nor what it cancels. One
+			// that is still there connects again.
+			return false
 		case <-c.ctx.Done():
 			return false
 		}
@@ -358,6 +364,10 @@ func (c *served) room(req request) chan struct{} {
 	}
 	return nil
 }
+
+// slotPatience is how long a connection waits, when all requests that it may have are under
+// way, for one of them to be answered.
+const slotPatience = 10 * time.Second
 
 // workerPatience is how long a goroutine that has carried out a request waits for
 // another one. A new one would have to grow its stack anew.

@@ -56,7 +56,7 @@ type Backend interface {
 	// Poll is a part of a watch: it waits for events from what.From on, and
 	// returns as many as take up to maxBytes and the revision to go on from.
 	// After the time wait it returns none, which is no error. If what.From is 0,
-	// it does not wait.
+	// it does not wait. The values may be the store's own, and are not to be changed.
 	Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) (events []store.Event, next store.Revision, err error)
 
 	// Enrol and DoOnce are for clients that repeat a write until they know what

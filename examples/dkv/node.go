@@ -104,7 +104,9 @@ type byFlags struct{ error }
 func (e byFlags) Unwrap() error { return e.error }
 
 func (e byFlags) Error() string {
-	return optionName.ReplaceAllStringFunc(e.error.Error(), func(name string) string { return flagsOf[name] })
+	return optionName.ReplaceAllStringFunc(e.error.Error(), func(name string) string {
+		return cmp.Or(flagsOf[name], name) // what is quoted, the user has said
+	})
 }
 
 var (
@@ -120,7 +122,7 @@ var (
 		"Insecure":   "--insecure",
 		"Restore":    "--restore",
 	}
-	optionName = regexp.MustCompile(`\b(` + strings.Join(slices.Collect(maps.Keys(flagsOf)), "|") + `)\b`)
+	optionName = regexp.MustCompile(`"[^"]*"|\b(` + strings.Join(slices.Collect(maps.Keys(flagsOf)), "|") + `)\b`)
 )
 
 // sharePort has the Raft port be shared if an endpoint is there, and returns the listener

@@ -34,7 +34,8 @@ func (w Watches) Watch(ctx context.Context, what store.Watch) (iter.Seq2[store.E
 // Poll implements transport.Backend and lock.Backend: it waits for some events of a
 // watch from what.From on, for no longer than wait, and returns those that take up to
 // maxBytes with the revision to go on from. That there are none is no error. If
-// what.From is 0, it does not wait.
+// what.From is 0, it does not wait. The events are not for callers to change: they share
+// their memory with the store, so that many who wait for one large value take it once.
 func (w Watches) Poll(ctx context.Context, space engine.Space, what store.Watch, wait time.Duration, maxBytes int64) ([]store.Event, store.Revision, error) {
 	watcher, err := w.begin(ctx, space, what)
 	if err != nil {
@@ -100,7 +101,9 @@ func poll(ctx context.Context, w *Watcher, wait time.Duration, maxBytes int64) (
 		if bytes += size(c); i > 0 && bytes > maxBytes {
 			return events, store.Revision(c.Revision), nil
 		}
-		events = append(events, event(c))
+		events = append(events, store.Event{
+			Type: c.Type, Key: c.Key, Value: c.Value, Revision: store.Revision(c.Revision), ByDeadline: c.ByDeadline,
+		})
 	}
 	return events, w.Through(), nil
 }

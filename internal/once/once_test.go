@@ -170,6 +170,24 @@ func TestTooMuchIsNotKept(t *testing.T) {
 	}
 }
 
+// TestWeightFollowsTheBytes has results of many small parts, which a limit by weight has to
+// bound as well as those of a few large ones.
+func TestWeightFollowsTheBytes(t *testing.T) {
+	for _, size := range []int{0, 1, 24, 63, 64, 100, 4000} {
+		for _, n := range []int{1, 3, 50, 1024} {
+			txn := &store.TxnResult{Held: true}
+			for range n {
+				txn.Results = append(txn.Results, store.OpResult{Done: true, ExpireIn: 1 << 62, DeleteIn: 1 << 62, Revision: 1 << 62, Value: make([]byte, size)})
+			}
+			r := engine.Result{Done: true, Revision: 1 << 62, Txn: txn}
+			// Half as many again for what comes with each part, in the worst case.
+			if bytes, weight := len(AppendResult(nil, r)), Weight(r); bytes > 96*weight {
+				t.Errorf("%d parts of %d bytes take %d bytes and weigh %d", n, size, bytes, weight)
+			}
+		}
+	}
+}
+
 // TestRoomOfABurstIsGivenUp has a client wait for very many writes, and then for few.
 func TestRoomOfABurstIsGivenUp(t *testing.T) {
 	c := new(Clients)

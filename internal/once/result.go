@@ -47,15 +47,14 @@ func AppendResult(b []byte, r engine.Result) []byte {
 // Weight is what a result counts for where results are kept: more or less a part in 64
 // of the bytes that it takes.
 func Weight(r engine.Result) int {
-	const share, opShare = 64, 16
-	weight := 1
+	const share, opBytes = 64, 24
+	bytes := 0
 	if r.Txn != nil {
-		weight += len(r.Txn.Results) * opShare / share
 		for i := range r.Txn.Results {
-			weight += len(r.Txn.Results[i].Value) / share
+			bytes += opBytes + len(r.Txn.Results[i].Value)
 		}
 	}
-	return weight
+	return 1 + bytes/share
 }
 
 // ReadResult reads what AppendResult has appended.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"dkv/internal/clock"
 	"dkv/store"
+	"dkv/store/engine"
 	"dkv/store/engine/enginetest"
 	"dkv/store/storetest"
 
@@ -124,5 +126,49 @@ func TestClosedStoreRefusesAndStopsItsTimer(t *testing.T) {
 	}
 	if err := s.Ready(ctx); !errors.Is(err, store.ErrClosed) {
 		t.Fatal(err)
+	}
+}
+
+// TestPollsShareTheValue has many wait for one large value, which is in memory once.
+func TestPollsShareTheValue(t *testing.T) {
+	s := Open(Options{})
+	defer s.Close()
+	ctx := context.Background()
+	if err := s.Set(ctx, "k", []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	begin, err := s.Info(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	what := store.Watch{Key: "k", From: begin.Revision + 1}
+	var polls sync.WaitGroup
+	var values [2][]byte
+	for i := range values {
+		polls.Go(func() {
+			events, _, err := s.Poll(ctx, engine.Keys, what, 10*time.Second, 1)
+			if err != nil || len(events) != 1 {
+				t.Error(events, err)
+				return
+			}
+			values[i] = events[0].Value
+		})
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if i, err := s.Info(ctx); err != nil || time.Now().After(end) {
+			t.Fatal("nobody waits", err)
+		} else if i.Watches == len(values) {
+			break
+		}
+	}
+	if err := s.Set(ctx, "k", []byte("second")); err != nil {
+		t.Fatal(err)
+	}
+	polls.Wait()
+	if t.Failed() {
+		return
+	}
+	if string(values[0]) != "second" || &values[0][0] != &values[1][0] {
+		t.Errorf("%q at %p and %q at %p", values[0], values[0], values[1], values[1])
 	}
 }

@@ -14,7 +14,8 @@ import (
 // aborts is a file system on which a snapshot of this member's own is given up if the disk
 // has no room for it, or the user no quota. Dragonboat ends the host program for any other
 // error, but for what the state machine itself writes: and a small state gets to the file
-// only when that is closed. The log is still there, and the snapshot is tried again.
+// only when that is closed. The log is still there, and the snapshot is tried again,
+// by the next entry at the latest.
 type aborts struct {
 	vfs.FS
 	log *slog.Logger
@@ -40,6 +41,18 @@ func (a aborts) MkdirAll(name string, mode os.FileMode) error {
 // Create implements vfs.FS.
 func (a aborts) Create(name string) (vfs.File, error) {
 	f, err := a.FS.Create(name)
+	if err != nil || !strings.Contains(name, generating) {
+		return f, a.check(name, err)
+	}
+	return &abortedFile{File: f, fs: a, name: name}, nil
+}
+
+// Rename implements vfs.FS.
+func (a aborts) Rename(from, to string) error { return a.check(from, a.FS.Rename(from, to)) }
+
+// OpenDir implements vfs.FS: it is to be synced.
+func (a aborts) OpenDir(name string) (vfs.File, error) {
+	f, err := a.FS.OpenDir(name)
 	if err != nil || !strings.Contains(name, generating) {
 		return f, a.check(name, err)
 	}
@@ -87,5 +100,5 @@ func (f *abortedFile) Close() error {
 	if f.aborted {
 		return nil
 	}
-	return f.File.Close()
+	return f.fs.check(f.name, f.File.Close())
 }

@@ -135,7 +135,7 @@ func TestSnapshotThatHasNoRoomIsGivenUp(t *testing.T) {
 	eventually(t, 10*time.Second, "there is a snapshot", func() bool { return snapshot() != "[]" })
 	var failed []string
 	for first := 0; ; first++ {
-		calls, before := 0, snapshot()
+		calls, before := 0, ""
 		var tries, refused atomic.Int64
 		what := ""
 		files.set(func(call, name string) error {
@@ -158,6 +158,7 @@ func TestSnapshotThatHasNoRoomIsGivenUp(t *testing.T) {
 			set()
 			return refused.Load() > 0 || tries.Load() > 1
 		})
+		before = snapshot()
 		files.set(nil)
 		if refused.Load() == 0 {
 			break // it takes no more calls than that
@@ -351,6 +352,38 @@ func TestNodeIsInvitedAgain(t *testing.T) {
 				g.are("a", "b", "x")
 				g.work("all", "a", "b", "x")
 			}
+		})
+	}
+}
+
+// TestOnlyTheSameNodeIsInvitedAgain has another one have the name of a learner, and of a
+// witness: it is spared, and waits.
+func TestOnlyTheSameNodeIsInvitedAgain(t *testing.T) {
+	t.Parallel()
+	for _, witness := range []bool{false, true} {
+		t.Run(fmt.Sprint("witness ", witness), func(t *testing.T) {
+			g := newGrowing(t)
+			g.join("b", "a")
+			as := func(by ...string) {
+				g.joiner("x", by...)
+				o := g.opts["x"]
+				o.Learner, o.Witness = !witness, witness
+				g.opts["x"] = o
+				g.open("x")
+			}
+			as("a")
+			g.ready("x")
+			g.close("x")
+			as()
+			ctx := within(t, 30*time.Second)
+			if err := g.stores["a"].AddMember(ctx, "x", g.address("x")); !errors.Is(err, store.ErrMembers) {
+				t.Errorf("another node of that name: %v", err)
+			}
+			g.remove("x", "a")
+			if err := g.stores["a"].AddMember(ctx, "x", g.address("x")); err != nil {
+				t.Error(err)
+			}
+			g.ready("x")
 		})
 	}
 }

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -16,6 +17,12 @@ import (
 type patientFS struct {
 	vfs.FS
 	runs atomic.Bool
+}
+
+// raftFiles is the file system that Dragonboat gets. What has files be written back is next to
+// the files themselves: it needs their descriptors.
+func raftFiles(files *patientFS, log *slog.Logger) vfs.FS {
+	return newScratch(aborts{writeBack{files}, log})
 }
 
 // filesPause is how long it is until a file is tried to be opened again.

@@ -101,7 +101,7 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 			err = fmt.Errorf("start: %v", r)
 		}
 		if err != nil && nh != nil {
-			h.end(nh)
+			err = errors.Join(err, end(nh))
 		}
 	}()
 
@@ -134,7 +134,7 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 		return err
 	}
 	files := &patientFS{FS: dir.fs}
-	nhc.Expert.FS = newScratch(writeBack{aborts{files, h.changes.log}})
+	nhc.Expert.FS = raftFiles(files, h.changes.log)
 	nh, err = dragonboat.NewNodeHost(nhc)
 	if err != nil {
 		return err
@@ -156,8 +156,11 @@ func (h *host) start(dir *directory, opts Options, net config.TransportFactory, 
 	} else if id.Started {
 		return fmt.Errorf("what was in %s is gone", raftDir)
 	}
-	files.runs.Store(true)
-	err = nh.StartConcurrentReplica(first, join, create, config.Config{
+	running := func(shard, replica uint64) sm.IConcurrentStateMachine {
+		files.runs.Store(true) // Dragonboat has opened what a start opens; what it opens now cannot fail
+		return create(shard, replica)
+	}
+	err = nh.StartConcurrentReplica(first, join, running, config.Config{
 		ShardID:             shard,
 		ReplicaID:           id.Replica,
 		CheckQuorum:         true,
@@ -406,25 +409,27 @@ func (h *host) await(ctx context.Context, ask func() (*dragonboat.RequestState, 
 }
 
 // close stops the replica, if it runs, and waits for it. It is not to be started any more.
-func (h *host) close() {
+func (h *host) close() error {
 	h.gate.Lock()
 	open := h.gate.open
 	h.gate.open = false
 	h.gate.Unlock()
-	if open {
-		h.end(h.nh)
+	if !open {
+		return nil
 	}
+	return end(h.nh)
 }
 
 // end closes a NodeHost. That a file or a listener could not be closed in good order is no
 // reason to end the host program, as Dragonboat has it.
-func (h *host) end(nh *dragonboat.NodeHost) {
+func end(nh *dragonboat.NodeHost) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			h.changes.log.Warn("not closed in good order", "why", r)
+			err = fmt.Errorf("dkv: not closed in good order: %v", r)
 		}
 	}()
 	nh.Close()
+	return nil
 }
 
 // runs tells whether the replica does.

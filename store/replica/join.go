@@ -49,8 +49,9 @@ type joining struct {
 
 // invitation has a node that waits join.
 type invitation struct {
-	Node      string   `json:"node"`      // that is meant
-	Addresses []string `json:"addresses"` // of members
+	Node      string   `json:"node"`            // that is meant
+	Label     string   `json:"label,omitempty"` // what the member is that has the name already, if one has
+	Addresses []string `json:"addresses"`       // of members
 }
 
 // reply answers a request.
@@ -310,6 +311,8 @@ func (s *Store) accept(i invitation) reply {
 	switch {
 	case i.Node != s.node:
 		return reply{Refused: fmt.Sprintf("it is the node %q", s.node)}
+	case i.Label != "" && i.Label != s.dir.id().Member && s.isJoining():
+		return reply{Refused: "the group has a member of its name that has another directory; if that is lost, it is to be removed first"}
 	case !s.isJoining():
 		return reply{Refused: "it is a member of a group"}
 	}

@@ -75,13 +75,14 @@ func (s *Store) AddMember(ctx context.Context, name, address string) error {
 	if err != nil {
 		return afterTry(err, false)
 	}
-	if replica, _, ok := m.find(name); ok && m.Voters[replica] != "" {
+	replica, label, known := m.find(name)
+	if known && m.Voters[replica] != "" {
 		return fmt.Errorf("%w: there is a member %q", store.ErrMembers, name)
 	}
 	// One that does not vote yet, and a witness, may have been killed before it knew that it
 	// was taken in: it waits to be invited again, then.
 	var r reply
-	_, err = s.ask(ctx, address, request{Invite: &invitation{Node: name, Addresses: s.members.addresses()}}, &r)
+	_, err = s.ask(ctx, address, request{Invite: &invitation{Node: name, Label: label, Addresses: s.members.addresses()}}, &r)
 	switch {
 	case err == nil && r.Refused != "":
 		return fmt.Errorf("%w: the node at %s: %s", store.ErrMembers, address, r.Refused)
@@ -91,7 +92,7 @@ func (s *Store) AddMember(ctx context.Context, name, address string) error {
 	default:
 		return ops.Ended(store.ErrUnavailable, ctx)
 	}
-	if _, _, ok := m.find(name); r.Witness && !ok {
+	if r.Witness && !known {
 		if err := m.mayHaveWitness(); err != nil {
 			return err
 		}

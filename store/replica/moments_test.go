@@ -207,6 +207,7 @@ func hasWrites(t *testing.T, dir string, writes int64) error {
 // killed at their first start.
 func TestFileThatNamesTheNodeHostIsMadeAgain(t *testing.T) {
 	t.Parallel()
+	testcluster.Guard(t)
 	dir := filepath.Join(t.TempDir(), "data")
 	if err := hasWrites(t, dir, 0); err != nil {
 		t.Fatal(err)

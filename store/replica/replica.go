@@ -54,6 +54,7 @@ type Store struct {
 	invited  chan []string // addresses of members that have it join
 	isMember chan struct{} // closed once it is what it is to be
 	joined   sync.Once     // isMember is closed
+	dropping atomic.Bool   // a goroutine tries to remove the backup
 
 	background       sync.WaitGroup // join and follow
 	cancelBackground context.CancelFunc
@@ -134,7 +135,7 @@ func Open(opts Options) (_ *Store, err error) {
 	if err := s.begin(opts); err != nil {
 		s.closing.Do(func() { close(s.closed) }) // nobody else is to close what is closed here
 		close(s.begun)
-		s.host.close()
+		err = errors.Join(err, s.host.close())
 		if s.net != nil {
 			s.net.Close()
 		}
@@ -281,20 +282,38 @@ func (s *Store) start(opts Options) {
 		if opts.noSnapshots || !s.host.snapshot(uint64(keep), snapshotTimeout, stopping) {
 			return false
 		}
-		for { // until then no node can join
-			err := s.dir.dropBackup()
-			if err == nil {
-				return true
-			}
+		s.dropBackup(stopping)
+		return true
+	}
+	s.snapshotter.start()
+}
+
+// dropBackup removes the backup that the store began with, once a snapshot has what is in it.
+// No node can join before. If it cannot, it tries on in the background.
+func (s *Store) dropBackup(stopping <-chan struct{}) {
+	drop := func() bool {
+		err := s.dir.dropBackup()
+		if err != nil {
 			s.log.Warn("backup not removed", "dir", s.dir.path, "err", err)
+		}
+		return err == nil
+	}
+	if drop() || !s.dropping.CompareAndSwap(false, true) {
+		return
+	}
+	s.snapshotter.worker.Go(func() {
+		defer s.dropping.Store(false)
+		for {
 			select {
 			case <-time.After(snapshotRetry):
 			case <-stopping:
-				return true
+				return
+			}
+			if drop() {
+				return
 			}
 		}
-	}
-	s.snapshotter.start()
+	})
 }
 
 // Get implements store.Store.
@@ -502,13 +521,10 @@ func (s *Store) Close() error {
 		s.phase.Store(phaseClosing)
 		patience := time.NewTimer(closeTimeout)
 		defer patience.Stop()
-		stopped := make(chan struct{})
-		go func() {
-			s.stop()
-			close(stopped)
-		}()
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.stop() }()
 		select {
-		case <-stopped:
+		case s.err = <-stopped:
 		case <-patience.C:
 			s.err = ErrCloseTimeout
 		}
@@ -518,7 +534,7 @@ func (s *Store) Close() error {
 	return s.err
 }
 
-func (s *Store) stop() {
+func (s *Store) stop() error {
 	s.machine.feed.Close()
 	s.cancelBackground()
 	s.background.Wait()
@@ -539,10 +555,11 @@ func (s *Store) stop() {
 		others = s.others(&m, s.member.Load())
 	}
 	s.host.handOver(others, hand.Done())
-	s.host.close()
+	err := s.host.close()
 	if s.net != nil {
 		s.net.Close() // if the host has never had it
 	}
 	s.dir.close()
-	s.log.Info("replica stopped", "dir", s.dir.path)
+	s.log.Info("replica stopped", "dir", s.dir.path, "err", err)
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"dkv/internal/backup"
@@ -122,11 +123,14 @@ func (m *machine) begin(db engine.Engine) {
 
 // dropBackup removes the copy of the backup, now that a snapshot has what was in it.
 func (d *directory) dropBackup() error {
-	if !d.id().BackupNeeded {
+	if d.id().Backup == "" {
 		return nil
 	}
 	if err := d.change(func(id *identity) { id.BackupNeeded = false }); err != nil {
 		return err
 	}
-	return d.fs.Remove(d.join(backupFile))
+	if err := d.fs.Remove(d.join(backupFile)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
