@@ -173,7 +173,7 @@ func (t *ticker) work() {
 		}
 		stop := func() bool { return true }
 		if any {
-			stop = t.sleep(max(wait, minTick))
+			stop = t.sleep(rest(wait))
 		}
 		select {
 		case <-t.wake:
@@ -184,6 +184,15 @@ func (t *ticker) work() {
 			return
 		}
 	}
+}
+
+// rest is how long the worker sleeps that has this long to wait. A member that does not lead
+// has no tick to propose when it is over.
+func rest(wait time.Duration) time.Duration {
+	if wait <= 0 {
+		return minTick
+	}
+	return wait
 }
 
 // sleep has the worker woken in d.

@@ -289,7 +289,7 @@ func TestDeadlinesAreLateByNoMoreThanTheBound(t *testing.T) {
 			for {
 				wait, any := m.ticker.wait()
 				if !any || wait > 0 {
-					armed, timer = any, s.real+max(wait, minTick)
+					armed, timer = any, s.real+rest(wait)
 					return
 				}
 				m.ticker.tick(nil)
