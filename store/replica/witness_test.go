@@ -345,7 +345,9 @@ func TestWitnessCutsItsLogShort(t *testing.T) {
 		g.open("w") // with what it has
 		g.ready("w")
 		w = g.stores["w"] // Dragonboat has it begin there once the replica has
-		eventually(t, 20*time.Second, "the log begins there after a restart", func() bool { return w.LogBegins() == cut })
+		// It may be cut again at once, when more has been applied meanwhile.
+		eventually(t, 20*time.Second, "the log begins there, or later, after a restart", func() bool { return w.LogBegins() >= cut })
+		cut = w.LogBegins()
 		g.are("a", "b", "w witnesses")
 		g.close("b")
 		g.work("without b", "a")
