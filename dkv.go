@@ -149,9 +149,11 @@ func (db *DB) listen(opts Options) error {
 
 // Ready waits until operations succeed: until a quorum of the members answers a
 // linearizable read. In memory it returns at once. A node that joins is ready when it
-// votes, or is a member if it is a learner. It is what to ask before work is sent here,
-// again and again: a member without a quorum is not ready, and will be when its peers
-// are back.
+// votes, or is a member if it is a learner. In a group with a witness, a member that was
+// away is ready when it has all that the leader and the witness have acknowledged without
+// it, and they wait for it again: from then on any one of them may fail. It is what to ask
+// before work is sent here, again and again: a member without a quorum is not ready, and
+// will be when its peers are back.
 //
 // Errors: [ErrUnavailable] when ctx ends first; [ErrClosed], together with [ErrRemoved]
 // once this member was removed from its group; and [ErrBadOptions] if the group does not

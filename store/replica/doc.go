@@ -157,6 +157,9 @@
 //     before another has it, be that one away.
 //  5. The file that Dragonboat makes for each snapshot to a witness is in memory, and gone
 //     once it has been read (scratch.go).
+//  6. A member that was away is not Ready when it has passed a read barrier: meanwhile the
+//     leader and the witness have gone on without it, and if that leader is lost, the witness
+//     knows of more than it has. It asks the leader whether that waits for it again.
 //
 // A group takes a witness in when it has two members with data: beside one, it would be one
 // more that must not fail. It takes in one: with two, a write could be acknowledged that is

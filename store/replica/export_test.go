@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"context"
+
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/vfs"
 )
@@ -42,7 +44,15 @@ func (s *Store) Saved(term, index uint64) bool {
 }
 
 // WaitsFor tells whether a leader has a member with data have what it tells a witness.
-func (s *Store) WaitsFor(replica uint64) bool { return !s.followers.isAway(replica) }
+func (s *Store) WaitsFor(replica uint64) bool {
+	s.followers.mu.Lock()
+	defer s.followers.mu.Unlock()
+	x := s.followers.mu.of[replica]
+	return x == nil || !x.away
+}
+
+// MayTakeOver tells whether a replica has all that a witness may have, as the leader says.
+func (s *Store) MayTakeOver(ctx context.Context) bool { return s.mayTakeOver(ctx) }
 
 // Replica is a replica's number.
 func (s *Store) Replica() uint64 { return s.member.Load() }

@@ -272,24 +272,35 @@ func (h *host) snapshot(keep uint64, timeout time.Duration, stopping <-chan stru
 
 // leader is the replica that leads as far as this one knows, 0 if it knows none.
 func (h *host) leader() uint64 {
+	id, _ := h.leaderAndTerm()
+	return id
+}
+
+func (h *host) leaderAndTerm() (replica, term uint64) {
 	h.gate.RLock()
 	defer h.gate.RUnlock()
 	if !h.gate.open {
-		return 0
+		return 0, 0
 	}
-	id, _, ok, err := h.nh.GetLeaderID(shard)
+	id, term, ok, err := h.nh.GetLeaderID(shard)
 	if err != nil || !ok {
-		return 0
+		return 0, 0
 	}
-	return id
+	return id, term
 }
 
 // leads tells whether this replica leads, as far as it knows.
 func (h *host) leads() bool {
-	leader := h.leader()
+	_, leads := h.leadsIn()
+	return leads
+}
+
+// leadsIn has the term as well.
+func (h *host) leadsIn() (term uint64, leads bool) {
+	leader, term := h.leaderAndTerm()
 	h.gate.RLock()
 	defer h.gate.RUnlock()
-	return leader != 0 && leader == h.replica
+	return term, leader != 0 && leader == h.replica
 }
 
 // handOver has another replica lead, if this one does and one of the others

@@ -38,7 +38,8 @@ type request struct {
 	Join   *joining    `json:"join,omitempty"`
 	Look   bool        `json:"look,omitempty"` // who the members are, after a read barrier
 	Invite *invitation `json:"invite,omitempty"`
-	Fresh  bool        `json:"fresh,omitempty"` // have a snapshot for a node that is to join
+	Fresh  bool        `json:"fresh,omitempty"`  // have a snapshot for a node that is to join
+	Counts bool        `json:"counts,omitempty"` // tell whether the asker is waited for, see awaitCounting
 }
 
 // joining has the asker be taken in under a replica number; 0: it is told one.
@@ -155,6 +156,8 @@ func (s *Store) answer(ctx context.Context, from raftnet.Peer, b []byte) []byte 
 			a = s.accept(*r.Invite)
 		case r.Fresh:
 			a = s.refresh(ctx, from)
+		case r.Counts:
+			a = s.counts(ctx, from)
 		default:
 			a.Refused = "it is no request that this version knows"
 		}

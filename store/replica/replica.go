@@ -194,7 +194,7 @@ func (s *Store) startReplica(opts Options) error {
 		if opts.wrapNet != nil {
 			net = opts.wrapNet(net)
 		}
-		s.followers = newFollowers(&s.batcher.space.log, s.haveFirst, s.isWitness)
+		s.followers = newFollowers(&s.batcher.space.log, s.haveFirst, s.isWitness, s.turned)
 		net = savedFirst{net, s.followers}
 	}
 	s.member.Store(id.Replica)
@@ -490,7 +490,8 @@ func (s *Store) Checksum() Checksum { return s.machine.checksum() }
 
 // Ready waits until a quorum of the members answers a linearizable read, and until a node
 // that joins a group votes, or learns if that is all that it is to do. A witness has
-// another member answer.
+// another member answer. In a group with one, a member with data waits until it has all that
+// the witness has, and the leader does not go on without it.
 func (s *Store) Ready(ctx context.Context) error {
 	if s.witness {
 		return s.awaitVote(ctx)
@@ -500,7 +501,7 @@ func (s *Store) Ready(ctx context.Context) error {
 	}
 	select {
 	case <-s.isMember:
-		return nil
+		return s.awaitCounting(ctx)
 	case <-s.closed:
 		return s.ending.err()
 	case <-ctx.Done():

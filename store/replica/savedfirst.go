@@ -24,8 +24,8 @@ import (
 // So a witness matters when a member with data is away: when it has not said for a while
 // that it has what it was sent. From then on nobody waits for it, until it has caught up.
 const (
-	// awayAfter is how long is waited for a member that has said so before, in this term,
-	// and newAfter for one that has not. An election takes as long.
+	// awayAfter is how long is waited for a member that has said anything before, in this
+	// term, and newAfter for one that has not. An election takes as long.
 	awayAfter = time.Second
 	newAfter  = 300 * time.Millisecond
 
@@ -161,66 +161,82 @@ type followers struct {
 
 	isWitness func(member string) bool
 
+	// turned is told of a member that is not waited for from now on, or is again.
+	turned func(replica uint64, away bool)
+
 	mu struct {
 		sync.Mutex
 		term    uint64
 		of      map[uint64]*follower
-		told    uint64        // the last entry that a witness was told of
+		told    uint64        // the last entry that a witness may have been told of
 		changed chan struct{} // closed when a follower has said something; nil if nobody waits
 	}
 }
 
 type follower struct {
+	heard bool   // it has said something
 	match uint64 // it has said that it has the entries up to this one; 0: nothing yet
 	away  bool   // it is not waited for
 }
 
-func newFollowers(log *atomic.Pointer[raftlog.Log], needed func() ([]uint64, int), isWitness func(string) bool) *followers {
-	f := &followers{log: log, needed: needed, isWitness: isWitness}
+func newFollowers(log *atomic.Pointer[raftlog.Log], needed func() ([]uint64, int), isWitness func(string) bool, turned func(uint64, bool)) *followers {
+	f := &followers{log: log, needed: needed, isWitness: isWitness, turned: turned}
 	f.mu.of = make(map[uint64]*follower)
 	return f
 }
 
-// note takes note of what followers say that they have.
+// note takes note of what followers say, and say that they have.
 func (f *followers) note(messages []raftpb.Message) {
 	for i := range messages {
-		if m := &messages[i]; m.Type == raftpb.ReplicateResp && !m.Reject {
-			f.noteOne(m)
+		switch m := &messages[i]; m.Type {
+		case raftpb.ReplicateResp, raftpb.HeartbeatResp:
+			if f.noteOne(m) {
+				f.turned(m.From, false)
+			}
 		}
 	}
 }
 
-func (f *followers) noteOne(m *raftpb.Message) {
+// noteOne tells whether the follower was away, and is not any more.
+func (f *followers) noteOne(m *raftpb.Message) (back bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.beginLocked(m.Term); m.Term != f.mu.term {
-		return
+		return false
 	}
 	x := f.ofLocked(m.From)
-	if m.LogIndex <= x.match {
-		return
+	x.heard = true
+	if m.Type != raftpb.ReplicateResp || m.Reject || m.LogIndex <= x.match {
+		return false
 	}
-	if x.match = m.LogIndex; x.match+backWithin >= f.mu.told {
-		x.away = false
-	}
+	x.match = m.LogIndex
+	back = x.away && x.match+backWithin >= f.mu.told
+	x.away = x.away && !back
 	if f.mu.changed != nil {
 		close(f.mu.changed)
 		f.mu.changed = nil
 	}
+	return back
 }
 
-// isAway tells whether a member is not waited for.
-func (f *followers) isAway(replica uint64) bool {
+// waitsFor tells whether a member is waited for and has all that a witness may have, so that
+// it can lead without this one, which leads in a term.
+func (f *followers) waitsFor(term, replica uint64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.beginLocked(term)
 	x := f.mu.of[replica]
-	return x != nil && x.away
+	return f.mu.term == term && x != nil && x.match > 0 && x.match >= f.mu.told && !x.away
 }
 
-// beginLocked forgets what was in terms before.
+// beginLocked forgets what was in terms before, in which a witness may have been told of all
+// that is in this one's log.
 func (f *followers) beginLocked(term uint64) {
 	if term > f.mu.term {
 		f.mu.term, f.mu.told = term, 0
+		if l := f.log.Load(); l != nil {
+			_, f.mu.told = l.Range()
+		}
 		clear(f.mu.of)
 	}
 }
@@ -244,7 +260,10 @@ func (f *followers) have(term, index uint64, closing <-chan struct{}) bool {
 		return false
 	}
 	for began := time.Now(); ; {
-		done, wait, changed := f.look(term, index, f.log.Load().Leaves(), time.Since(began))
+		done, wait, changed, away := f.look(term, index, f.log.Load().Leaves(), time.Since(began))
+		for _, id := range away {
+			f.turned(id, true)
+		}
 		if done {
 			return true
 		}
@@ -264,20 +283,21 @@ func (f *followers) have(term, index uint64, closing <-chan struct{}) bool {
 }
 
 // look tells whether the wait is over, which has taken so long. If not, it is to look again
-// after another wait, or when changed is closed; that is nil if there is a later term.
-func (f *followers) look(term, index uint64, another bool, waited time.Duration) (done bool, wait time.Duration, changed <-chan struct{}) {
+// after another wait, or when changed is closed; that is nil if there is a later term. Those
+// in away are waited for no more.
+func (f *followers) look(term, index uint64, another bool, waited time.Duration) (done bool, wait time.Duration, changed <-chan struct{}, away []uint64) {
 	others, quorum := f.needed()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.beginLocked(term); f.mu.term > term {
-		return false, 0, nil
+		return false, 0, nil, nil
 	}
 	have, there := 1, 1 // this member
 	wait = awayAfter
 	for _, id := range others {
 		x := f.ofLocked(id)
 		patience := awayAfter
-		if x.match == 0 {
+		if !x.heard {
 			patience = newAfter
 		}
 		switch {
@@ -287,6 +307,7 @@ func (f *followers) look(term, index uint64, another bool, waited time.Duration)
 		case x.away:
 		case waited >= patience:
 			x.away = true
+			away = append(away, id)
 		default:
 			there++
 			wait = min(wait, patience-waited)
@@ -294,10 +315,10 @@ func (f *followers) look(term, index uint64, another bool, waited time.Duration)
 	}
 	if have >= min(quorum, there) && (have > 1 || !another) {
 		f.mu.told = max(f.mu.told, index)
-		return true, 0, nil
+		return true, 0, nil, away
 	}
 	if f.mu.changed == nil {
 		f.mu.changed = make(chan struct{})
 	}
-	return false, wait, f.mu.changed
+	return false, wait, f.mu.changed, away
 }

@@ -20,24 +20,44 @@ import (
 // TestFollowerIsWaitedForUntilItIsAway has the leader of a group of two members with data and
 // a witness.
 func TestFollowerIsWaitedForUntilItIsAway(t *testing.T) {
-	f := newFollowers(new(atomic.Pointer[raftlog.Log]), func() ([]uint64, int) { return []uint64{2}, 2 }, nil)
+	backs := 0
+	f := newFollowers(new(atomic.Pointer[raftlog.Log]), func() ([]uint64, int) { return []uint64{2}, 2 }, nil, func(replica uint64, away bool) {
+		if replica != 2 || away {
+			t.Errorf("replica %d turns, away %t", replica, away)
+		}
+		backs++
+	})
 	says := func(term, index uint64, reject bool) {
 		f.note([]raftpb.Message{{Type: raftpb.ReplicateResp, From: 2, Term: term, LogIndex: index, Reject: reject}})
 	}
 	look := func(what string, term, index uint64, waited time.Duration, want bool) {
 		t.Helper()
-		if done, wait, changed := f.look(term, index, false, waited); done != want {
+		if done, wait, changed, _ := f.look(term, index, false, waited); done != want {
 			t.Errorf("%s: %t, %v, %v", what, done, wait, changed)
+		}
+	}
+	mayTakeOver := func(what string, term uint64, want bool) {
+		t.Helper()
+		if got := f.waitsFor(term, 2); got != want {
+			t.Errorf("%s: may it take over? %t", what, got)
 		}
 	}
 	look("one that has said nothing yet", 5, 10, 0, false)
 	look("one that has said nothing yet", 5, 10, newAfter-1, false)
 	look("one that has said nothing", 5, 10, newAfter, true)
 	look("one that is away", 5, 200, 0, true)
+	mayTakeOver("one that is away", 5, false)
 	says(5, 100, false) // more than backWithin entries behind
 	look("one that is catching up", 5, 201, 0, true)
+	if backs != 0 {
+		t.Error("it is back while it is catching up")
+	}
 	says(5, 201-backWithin, false)
-	_, _, changed := f.look(5, 202, false, 0)
+	if backs != 1 {
+		t.Errorf("it came back %d times", backs)
+	}
+	mayTakeOver("one that lacks what a witness may have", 5, false)
+	_, _, changed, _ := f.look(5, 202, false, 0)
 	look("one that is back", 5, 202, newAfter, false)
 	says(5, 203, true)
 	says(4, 203, false)
@@ -49,41 +69,47 @@ func TestFollowerIsWaitedForUntilItIsAway(t *testing.T) {
 		t.Error("who waits is not woken")
 	}
 	look("what it has", 5, 202, 0, true)
+	mayTakeOver("one that has all that a witness may have", 5, true)
+	mayTakeOver("the same, in a term before", 4, false)
 	look("one that has stopped", 5, 203, awayAfter-1, false)
 	look("one that has stopped", 5, 203, awayAfter, true)
 	says(6, 300, false)
-	if done, _, changed := f.look(5, 204, false, 0); done || changed != nil {
+	if done, _, changed, _ := f.look(5, 204, false, 0); done || changed != nil {
 		t.Error("there is a later term")
 	}
 	look("what it has in the next term", 6, 300, 0, true)
+	f.note([]raftpb.Message{{Type: raftpb.HeartbeatResp, From: 2, Term: 7}})
+	mayTakeOver("one that has said nothing of what it has in its term", 7, false)
+	look("one that has said something", 7, 301, newAfter, false)
+	look("one that has said something", 7, 301, awayAfter, true)
 }
 
 func TestWitnessIsNotWhatAQuorumNeeds(t *testing.T) {
 	others := []uint64{2, 3, 4}
-	f := newFollowers(new(atomic.Pointer[raftlog.Log]), func() ([]uint64, int) { return others, 3 }, nil)
+	f := newFollowers(new(atomic.Pointer[raftlog.Log]), func() ([]uint64, int) { return others, 3 }, nil, func(uint64, bool) {})
 	says := func(from, index uint64) {
 		f.note([]raftpb.Message{{Type: raftpb.ReplicateResp, From: from, Term: 1, LogIndex: index}})
 	}
 	says(2, 7)
-	if done, _, _ := f.look(1, 7, false, 0); done {
+	if done, _, _, _ := f.look(1, 7, false, 0); done {
 		t.Error("two of three")
 	}
 	says(4, 7)
-	if done, _, _ := f.look(1, 7, false, 0); !done {
+	if done, _, _, _ := f.look(1, 7, false, 0); !done {
 		t.Error("three of four members with data, and it is not told")
 	}
-	if done, _, _ := f.look(1, 8, false, awayAfter); !done {
+	if done, _, _, _ := f.look(1, 8, false, awayAfter); !done {
 		t.Error("all are away")
 	}
-	if done, _, _ := f.look(1, 9, true, awayAfter); done {
+	if done, _, _, _ := f.look(1, 9, true, awayAfter); done {
 		t.Error("nobody has it, and the leader is to go")
 	}
 	says(2, 9)
-	if done, _, _ := f.look(1, 9, true, 0); !done {
+	if done, _, _, _ := f.look(1, 9, true, 0); !done {
 		t.Error("one has it, and the leader may go")
 	}
 	others = nil
-	if done, _, _ := f.look(1, 10, false, 0); !done {
+	if done, _, _, _ := f.look(1, 10, false, 0); !done {
 		t.Error("there are no others")
 	}
 }
@@ -112,7 +138,7 @@ func (t heldTransport) GetConnection(context.Context, string) (raftio.IConnectio
 // TestChangeOfMembersIsHeldForAWitness has it be the first that a connection is asked to
 // send: it does not show for whom it is.
 func TestChangeOfMembersIsHeldForAWitness(t *testing.T) {
-	f := newFollowers(new(atomic.Pointer[raftlog.Log]), func() ([]uint64, int) { return []uint64{2}, 2 }, func(member string) bool { return member == "w" })
+	f := newFollowers(new(atomic.Pointer[raftlog.Log]), func() ([]uint64, int) { return []uint64{2}, 2 }, func(member string) bool { return member == "w" }, nil)
 	change := raftpb.MessageBatch{Requests: []raftpb.Message{
 		{Type: raftpb.Replicate, Term: 1, Entries: []raftpb.Entry{{Type: raftpb.ConfigChangeEntry, Index: 5, Term: 1}}},
 		{Type: raftpb.Heartbeat},

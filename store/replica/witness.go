@@ -55,6 +55,80 @@ func (s *Store) isWitness(label string) bool {
 	return false
 }
 
+// turned is told of members that are not waited for, or are again.
+func (s *Store) turned(replica uint64, away bool) {
+	name := s.names()[replica]
+	if away {
+		s.log.Warn("member is away: until it is back, what is written is on the disks of the others alone", "member", name)
+		return
+	}
+	s.log.Info("member is back", "member", name)
+}
+
+// awaitCounting waits until this member could take the place of a leader that is lost. One
+// that has just been away has what was acknowledged when it asked, but meanwhile the leader
+// and the witness have gone on without it.
+func (s *Store) awaitCounting(ctx context.Context) error {
+	for !s.mayTakeOver(ctx) {
+		if err := s.ended(); err != nil {
+			return err
+		}
+		if err := pause(ctx, pollPause); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) mayTakeOver(ctx context.Context) bool {
+	if s.alone() {
+		return true
+	}
+	m, own := s.members.membership(), s.member.Load()
+	if len(m.Witnesses) == 0 || m.Voters[own] == "" {
+		return true
+	}
+	leader := s.host.leader()
+	if leader == own {
+		return true
+	}
+	a, err := s.askToCount(ctx, m.Voters[leader])
+	if err != nil || a.Later != "" {
+		s.log.Debug("leader does not wait for this member", "leader", raftnet.Name(m.Voters[leader]), "error", err, "why", a.Later)
+		return false
+	}
+	return true // or Refused, by an earlier version
+}
+
+func (s *Store) askToCount(ctx context.Context, label string) (a reply, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	address, err := s.members.Resolve(ctx, label)
+	if err != nil {
+		return a, err
+	}
+	_, err = s.ask(ctx, address, request{Counts: true}, &a)
+	return a, err
+}
+
+// counts answers a member that asks whether the leader waits for it.
+func (s *Store) counts(ctx context.Context, from raftnet.Peer) reply {
+	term, leads := s.host.leadsIn()
+	if !leads {
+		return reply{Later: "this member does not lead"}
+	}
+	if err := s.barriers.wait(ctx); err != nil { // which proves that it does
+		return reply{Later: err.Error()}
+	}
+	m := s.members.membership()
+	for replica, label := range m.Voters {
+		if label == from.Self().Member && s.followers.waitsFor(term, replica) {
+			return reply{}
+		}
+	}
+	return reply{Later: "it is catching up"}
+}
+
 // hasData tells whether what is stored can be asked for here.
 func (s *Store) hasData() error {
 	if s.witness {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -137,6 +138,7 @@ func TestAnyOneOfTwoMembersAndAWitnessMayFail(t *testing.T) {
 			led++
 		}
 		before := testcluster.Snapshots(t, w.opts.Dir)
+		w.ready(0, 1, 2) // no other is away
 		w.kill(victim)
 		killed[victim]++
 		// All that succeeds from here on does so without the victim.
@@ -223,6 +225,8 @@ type mouth struct {
 	config.TransportFactory
 	silent atomic.Bool
 	deaf   string               // the node that does not hear it then; "": nobody does
+	spoken atomic.Bool          // that one hears all but entries
+	dumb   atomic.Bool          // nobody hears anything
 	heard  func(raftpb.Message) // is called with what it says, if it is set
 }
 
@@ -258,8 +262,14 @@ func (c mouthConn) SendMessageBatch(b raftpb.MessageBatch) error {
 			c.mouth.heard(m)
 		}
 	}
-	if c.mouth.silent.Load() && strings.HasPrefix(c.target, c.mouth.deaf) {
+	if c.mouth.dumb.Load() {
 		return nil
+	}
+	if c.mouth.silent.Load() && strings.HasPrefix(c.target, c.mouth.deaf) {
+		if !c.mouth.spoken.Load() {
+			return nil
+		}
+		b.Requests = slices.DeleteFunc(slices.Clone(b.Requests), func(m raftpb.Message) bool { return m.Type == raftpb.Replicate })
 	}
 	return c.IConnection.SendMessageBatch(b)
 }
@@ -396,6 +406,61 @@ func TestLeaderThatHasLostItsPowerLeadsAgainWithAWitness(t *testing.T) {
 	g.ready("b")
 	l.check(t, g.stores["b"])
 	t.Logf("%d writes acknowledged, %d sectors that were not synced", l.count.Load(), sectors)
+}
+
+// TestReadyMemberMayTakeOver has a member be behind that hears all but entries. It may take
+// the leader's place once it has what the witness has, and does.
+func TestReadyMemberMayTakeOver(t *testing.T) {
+	t.Parallel()
+	g := newGrowing(t)
+	g.close("a")
+	m := &mouth{deaf: "b"}
+	o := g.opts["a"]
+	o.WrapTransport(m.wrap)
+	g.opts["a"] = o
+	g.open("a")
+	g.join("b", "a")
+	g.witness("w", "a", "b")
+	g.open("w")
+	g.ready("w")
+	a, b := g.stores["a"], g.stores["b"]
+	if err := a.TransferLeadership(within(t, 20*time.Second), "a"); err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range g.stores {
+		if err := s.Ready(within(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if name != "w" && !s.MayTakeOver(within(t, 10*time.Second)) {
+			t.Errorf("%s is ready, and may not take over", name)
+		}
+	}
+	m.spoken.Store(true)
+	m.silent.Store(true)
+	for i := range 100 { // more than it may lack to be waited for again
+		g.work(fmt.Sprint("a and the witness ", i), "a")
+	}
+	if b.MayTakeOver(within(t, 10*time.Second)) {
+		t.Error("b may take over, and lacks what was acknowledged")
+	}
+	brief, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := b.Ready(brief); store.KindOf(err) != store.KindNotApplied {
+		t.Errorf("Ready of b: %v", err)
+	}
+	if !a.MayTakeOver(within(t, 10*time.Second)) {
+		t.Error("who leads is not ready")
+	}
+	m.silent.Store(false)
+	if err := b.Ready(within(t, 20*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	m.dumb.Store(true) // a is gone, for all that the others can tell
+	g.work("b and the witness", "b")
+	if v, ok, err := b.Get(within(t, 20*time.Second), "a and the witness 99"); string(v) != "a" || !ok || err != nil {
+		t.Errorf("%q, %t, %v", v, ok, err)
+	}
+	m.dumb.Store(false)
 }
 
 // TestMemberThatAloneHasTheDataIsNotRemoved has the other one be behind, which answers all the
