@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
@@ -51,19 +52,22 @@ func (e Election) Leader(ctx context.Context) (leader Leader, ok bool, err error
 
 // Observe yields who leads, and then each later leader, until the loop is left or ctx
 // ends, which is an error and the last that is yielded. A leader who did not lead
-// for long may be left out, the last one never. When nobody leads, it waits.
+// for long may be left out, the last one never. When nobody leads, it waits. If it is a
+// store in memory behind a server, and is opened anew, who leads there is yielded within
+// 10 s.
 func (e Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	return func(yield func(Leader, error) bool) {
 		what := store.Watch{Key: e.locker.name(e.key)}
-		last := store.Revision(0)
+		var last Leader
 		for {
 			// First the place in the history, then a look: so nothing is missed.
 			next, err := e.locker.changes(ctx, what)
 			if err == nil {
 				var leader Leader
 				var ok bool
-				if leader, ok, err = e.Leader(ctx); ok && leader.Token > last {
-					last = leader.Token
+				if leader, ok, err = e.Leader(ctx); ok && (leader.Token != last.Token || !bytes.Equal(leader.Value, last.Value)) {
+					last = leader
+					last.Value = bytes.Clone(leader.Value) // which who has it may change
 					if !yield(leader, nil) {
 						return
 					}
@@ -83,22 +87,22 @@ func (e Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	}
 }
 
-// changes waits for a change of a lock and returns the revision to go on from. It
-// does not wait if what.From is 0, or if the history does not go back that far.
+// changes waits for a change of a lock, but not for long, and returns the revision to go on
+// from. It does not wait if what.From is 0, or if the history does not go back that far, or
+// not up to there: then it is another one. That is not always told, so who waits is to look
+// now and then.
 func (s *shop) changes(ctx context.Context, what store.Watch) (store.Revision, error) {
 	const wait, maxBytes = 10 * time.Second, 64 << 10
 	for {
-		events, next, err := s.backend.Poll(ctx, engine.Locks, what, wait, maxBytes)
+		_, next, err := s.backend.Poll(ctx, engine.Locks, what, wait, maxBytes)
 		switch {
 		case ctx.Err() != nil:
 			return 0, ops.CheckContext(ctx)
-		case err == nil && (len(events) > 0 || what.From == 0):
-			return next, nil
 		case err == nil:
-			what.From = next
+			return next, nil
 		case store.KindOf(err) == store.KindNotApplied:
 			pause(ctx, again)
-		case errors.Is(err, store.ErrCompacted):
+		case errors.Is(err, store.ErrCompacted), errors.Is(err, store.ErrFutureRevision):
 			what.From = 0
 		default:
 			return 0, err
