@@ -116,7 +116,7 @@ var lockChecks = []check{
 	{"WaiterWhoseContextEndsLeavesTheQueue", func(s *session) {
 		s.lockers(func(all []*lock.Locker) {
 			a := s.key("a")
-			for i := range all {
+			for i, tries := 0, 0; i < len(all); i++ {
 				h := s.takes("the first", by(all[i], a))
 				ctx, cancel := context.WithCancel(s.ctx)
 				defer cancel()
@@ -124,8 +124,13 @@ var lockChecks = []check{
 				stays := s.joins(s.ctx, "who stays", by(all[(i+2)%len(all)], a), 2)
 				cancel()
 				s.eventually("Lock returns when its context ends", func() bool { return !left.waits() })
-				s.wantErr("Lock whose context ends", left.err, store.ErrUnavailable)
 				s.wantErr("Lock whose context ends", left.err, context.Canceled)
+				if store.KindOf(left.err) == store.KindUnknown && tries < 20 {
+					tries++ // it is in the queue, and has not been told so yet: once more
+					i--
+				} else {
+					s.wantErr("Lock whose context ends", left.err, store.ErrUnavailable)
+				}
 				s.queues(1, 1)
 				if !stays.waits() {
 					s.Fatalf("a waiter gets the lock when another leaves")
