@@ -556,6 +556,7 @@ func TestGoldenTablesAreThoseOfTheCode(t *testing.T) {
 		"body of a frame":                                     maxFrame,
 		"frame of a hello":                                    maxHello,
 		"requests under way on a connection":                  maxInFlight,
+		"large arguments under way on a connection":           maxArguments,
 		"polls and waits for locks under way on a connection": maxPolls,
 		"scans of a connection with a cursor":                 maxCursors,
 		"a cursor that is not used":                           int64(idleTimeout / time.Second),

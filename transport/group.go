@@ -43,7 +43,7 @@ type group struct {
 
 type grouped struct {
 	request
-	cancelled bool // it is not to be answered; the slot of a read is free again
+	cancelled bool // it is not to be answered; the slot of a read is free again, and only that
 }
 
 // groups are used again: those of many requests would be much to make each time.
@@ -82,7 +82,7 @@ func (g *group) takes(timeout time.Duration) bool {
 // gather adds a request, which has a slot, to those of its kind that are on their way
 // next. own says that its argument may be kept.
 func (c *served) gather(kind **group, req request, own bool) {
-	if *kind != nil && !(*kind).takes(req.timeout) {
+	if *kind != nil && (!(*kind).takes(req.timeout) || len((*kind).requests) == maxInFlight) {
 		c.send(kind)
 	}
 	if *kind == nil {
@@ -171,10 +171,12 @@ func (c *served) over(r *grouped) bool {
 func (c *served) readAll(ctx context.Context, g *group) {
 	err := c.grouping.Barrier(ctx)
 	for i := range g.requests {
-		if r := &g.requests[i]; c.over(r) {
+		r := &g.requests[i]
+		if c.over(r) {
 			c.readOne(ctx, r.request, err)
 			<-c.slots
 		}
+		c.args.giveBack(len(r.arg))
 	}
 }
 
@@ -190,6 +192,8 @@ func (c *served) readOne(ctx context.Context, req request, err error) {
 		c.value(req.id, value, ok, err)
 		return
 	}
+	c.copied <- struct{}{} // until those before have been written, or the connection ends
+	defer func() { <-c.copied }()
 	e, ok, err := c.grouping.GetEntryStale(ctx, key)
 	switch {
 	case err != nil:
@@ -220,7 +224,7 @@ func (c *served) writeAll(ctx context.Context, g *group) {
 				c.respond(response{id: r.id, method: r.method, result: result})
 			}
 		}
-		<-c.slots
+		c.leave(r.request, c.slots)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dkv/internal/command"
@@ -78,10 +79,12 @@ type served struct {
 	jobs     chan func()    // to one of those that waits
 	ended    chan struct{}  // closed when there are no more
 	slots    chan struct{}  // has room for as many requests as may be under way
+	args     budget         // what their arguments take
 	polls    chan struct{}
 	scanned  chan struct{} // have room for as many large responses as there may be:
 	polled   chan struct{} // pages of scans, events,
-	read     chan struct{} // and what transactions have read
+	read     chan struct{} // what transactions have read,
+	copied   chan struct{} // and values that are not sent from where they are
 
 	mu      sync.Mutex
 	waiting map[uint64]context.CancelFunc // of requests that may take long
@@ -98,7 +101,9 @@ func newServed(s *Server, conn net.Conn, b Backend, a Access) *served {
 	c.jobs, c.ended = make(chan func()), make(chan struct{})
 	c.slots = make(chan struct{}, maxInFlight)
 	c.polls = make(chan struct{}, maxPolls)
+	c.args.freed = make(chan struct{}, 1)
 	c.scanned, c.polled, c.read = make(chan struct{}, maxScanned), make(chan struct{}, maxPolled), make(chan struct{}, maxRead)
+	c.copied = make(chan struct{}, maxCopies)
 	return c
 }
 
@@ -205,33 +210,18 @@ func (c *served) take(req request, own bool) bool {
 		req.arg = bytes.Clone(req.arg)
 	}
 	if req.method == methodPoll || req.method == methodAwaitLock {
-		select {
-		case c.polls <- struct{}{}:
-			c.start(c.pollCtx, req, nil, c.polls)
-		default:
+		if len(c.polls) == cap(c.polls) {
 			c.respond(failure(req.id, fmt.Errorf("%w: %d watches are under way on the connection", store.ErrBusy, maxPolls)))
+			return true
 		}
+		if !c.enter(req, c.polls) {
+			return false
+		}
+		c.start(c.pollCtx, req, nil, c.polls)
 		return true
 	}
-	select {
-	case c.slots <- struct{}{}:
-	default:
-		// What has been answered must be on its way before others are waited for.
-		c.sendGathered()
-		if c.out.flush() != nil {
-			return false
-		}
-		patience := time.NewTimer(slotPatience)
-		defer patience.Stop()
-		select {
-		case c.slots <- struct{}{}:
-		case <-patience.C:
-			// Whether the client has gone is not noticed meanwhile, nor what it cancels. One
-			// that is still there connects again.
-			return false
-		case <-c.ctx.Done():
-			return false
-		}
+	if !c.enter(req, c.slots) {
+		return false
 	}
 	if kind != nil {
 		c.gather(kind, req, own)
@@ -239,6 +229,81 @@ func (c *served) take(req request, own bool) bool {
 	}
 	c.start(c.ctx, req, c.scans.receive(req), c.slots)
 	return true
+}
+
+// enter takes a place for a request, and what its argument takes, both of which leave gives
+// back. It is false if the connection is to end.
+func (c *served) enter(req request, places chan struct{}) bool {
+	select {
+	case places <- struct{}{}:
+		if c.args.take(len(req.arg)) {
+			return true
+		}
+		<-places
+	default:
+	}
+	// What has been answered must be on its way before others are waited for.
+	c.sendGathered()
+	if c.out.flush() != nil {
+		return false
+	}
+	patience := time.NewTimer(slotPatience)
+	defer patience.Stop()
+	select {
+	case places <- struct{}{}:
+	case <-patience.C:
+		// Whether the client has gone is not noticed meanwhile, nor what it cancels. One
+		// that is still there connects again.
+		return false
+	case <-c.ctx.Done():
+		return false
+	}
+	for !c.args.take(len(req.arg)) {
+		select {
+		case <-c.args.freed:
+			continue
+		case <-patience.C:
+		case <-c.ctx.Done():
+		}
+		<-places
+		return false
+	}
+	return true
+}
+
+// leave is called when a request is over.
+func (c *served) leave(req request, places chan struct{}) {
+	c.args.giveBack(len(req.arg))
+	<-places
+}
+
+// A budget counts the bytes of large arguments.
+type budget struct {
+	used  atomic.Int64
+	freed chan struct{} // has room for one, and has one when some were given back
+}
+
+// take is called by one goroutine, and tells whether there was room.
+func (b *budget) take(n int) bool {
+	if n < largeArgument {
+		return true
+	}
+	if b.used.Load()+int64(n) > maxArguments {
+		return false
+	}
+	b.used.Add(int64(n))
+	return true
+}
+
+func (b *budget) giveBack(n int) {
+	if n < largeArgument {
+		return
+	}
+	b.used.Add(-int64(n))
+	select {
+	case b.freed <- struct{}{}:
+	default:
+	}
 }
 
 // promptly tells whether a request waits for nothing if the store is prompt.
@@ -282,7 +347,9 @@ func (c *served) value(id uint64, value []byte, ok bool, err error) {
 		return
 	}
 	if c.codec != nil {
+		c.copied <- struct{}{} // until those before have been written, or the connection ends
 		c.respond(response{id: id, method: methodGet, result: append(appendFound(nil, ok), value...)})
+		<-c.copied
 		return
 	}
 	c.out.addShared(func(b []byte) []byte {
@@ -331,7 +398,7 @@ func (c *served) start(ctx context.Context, req request, scan scanRequest, place
 			done()
 			c.value(req.id, value, ok, err)
 			c.out.gather()
-			<-places
+			c.leave(req, places)
 			return
 		default:
 			resp = c.answer(ctx, req, scan)
@@ -344,7 +411,7 @@ func (c *served) start(ctx context.Context, req request, scan scanRequest, place
 		if held != nil {
 			<-held
 		}
-		<-places
+		c.leave(req, places)
 	})
 }
 

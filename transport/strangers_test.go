@@ -95,6 +95,21 @@ var strangers = map[string]func(conn net.Conn, stop <-chan struct{}){
 			}
 		}
 	},
+	"reads nothing, and asks for one after the other": func(conn net.Conn, stop <-chan struct{}) {
+		conn.Write(hello)
+		for id := uint64(1); ; id++ {
+			conn.SetWriteDeadline(time.Now().Add(time.Second))
+			if _, err := conn.Write(appendFrame(nil, request{id: id, method: methodGetEntry, arg: []byte("large")}.append(nil))); err != nil {
+				<-stop
+				return
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+			}
+		}
+	},
 }
 
 // TestStrangersDoNoHarm has an honest client work beside strangers of all kinds, very
@@ -108,7 +123,7 @@ func TestStrangersDoNoHarm(t *testing.T) {
 				switch {
 				case (name == "says nothing" || name == "a large frame that does not come") && !testing.Short():
 					n = 5000
-				case name == "reads nothing":
+				case strings.HasPrefix(name, "reads nothing"):
 					n = 1
 				}
 				s := local.Open(local.Options{})
