@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -63,12 +64,13 @@ func TestLargeArgumentsOfAConnectionAreBounded(t *testing.T) {
 				want[id+1] = true
 			}
 			value := strings.Repeat("v", size)
-			go func() {
+			var sending sync.WaitGroup
+			sending.Go(func() {
 				for id := range uint64(n) {
 					conn.request(request{id: id + 1, method: methodWrite, arg: setting("k", value)})
 				}
 				conn.w.Flush()
-			}()
+			})
 			const most = maxArguments/size - 1 // with their keys
 			until(t, "as many as may be are under way", func() bool { return gate.began.Load() >= most })
 			time.Sleep(50 * time.Millisecond)
@@ -77,6 +79,7 @@ func TestLargeArgumentsOfAConnectionAreBounded(t *testing.T) {
 			}
 			close(gate.goOn)
 			answered(t, conn, want)
+			sending.Wait()
 			// None of the room is lost.
 			if got := gate.began.Load(); got != n {
 				t.Errorf("%d were carried out, of %d", got, n)

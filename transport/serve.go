@@ -95,30 +95,31 @@ func newServed(s *Server, conn net.Conn, b Backend, a Access) *served {
 	c.prompt = b.Prompt()
 	c.in.reuse = c.prompt // which copies what it keeps
 	c.grouping, _ = b.(Grouping)
-	c.ctx, c.cancel = context.WithCancel(s.ctx)
+	return c
+}
+
+// begin makes what requests need, when the first one has come: a connection may never have
+// one.
+func (c *served) begin() {
+	if c.ctx != nil {
+		return
+	}
+	c.ctx, c.cancel = context.WithCancel(c.server.ctx)
 	c.pollCtx, c.endPolls = context.WithCancel(c.ctx)
-	c.scans = newCursors(c.ctx, b, s.clock)
+	c.scans = newCursors(c.ctx, c.backend, c.server.clock)
 	c.jobs, c.ended = make(chan func()), make(chan struct{})
 	c.slots = make(chan struct{}, maxInFlight)
 	c.polls = make(chan struct{}, maxPolls)
 	c.args.freed = make(chan struct{}, 1)
 	c.scanned, c.polled, c.read = make(chan struct{}, maxScanned), make(chan struct{}, maxPolled), make(chan struct{}, maxRead)
 	c.copied = make(chan struct{}, maxCopies)
-	return c
 }
 
 // serve answers until the connection ends or the server closes.
 func (c *served) serve() {
 	defer func() {
-		c.endPolls() // whoever polls goes on at another server
 		closing := c.server.closing()
-		if !closing {
-			c.cancel() // the client has gone
-		}
-		close(c.ended)
-		c.requests.Wait()
-		c.cancel()
-		c.scans.close()
+		c.end(closing)
 		c.in.giveBack()
 		c.in.giveBackBody()
 		if closing {
@@ -138,6 +139,7 @@ func (c *served) serve() {
 		if err != nil {
 			return
 		}
+		c.begin()
 		var req request
 		if c.codec == nil {
 			req, err = parseRequest(body)
@@ -153,6 +155,21 @@ func (c *served) serve() {
 			return
 		}
 	}
+}
+
+// end ends what requests need. Those that are under way end first if the server closes.
+func (c *served) end(closing bool) {
+	if c.ctx == nil {
+		return
+	}
+	c.endPolls() // whoever polls goes on at another server
+	if !closing {
+		c.cancel() // the client has gone
+	}
+	close(c.ended)
+	c.requests.Wait()
+	c.cancel()
+	c.scans.close()
 }
 
 // finish has what came before a request that cannot be read be answered: it counts as

@@ -1,14 +1,18 @@
 package transport
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"net"
+	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -116,7 +120,7 @@ var strangers = map[string]func(conn net.Conn, stop <-chan struct{}){
 // many of some.
 func TestStrangersDoNoHarm(t *testing.T) {
 	const mostMemory = 64 << 20
-	for name, stranger := range strangers {
+	for name := range strangers {
 		for _, prompt := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/prompt=%t", name, prompt), func(t *testing.T) {
 				n := 300
@@ -141,24 +145,7 @@ func TestStrangersDoNoHarm(t *testing.T) {
 				}
 				before := memory()
 
-				stop := make(chan struct{})
-				var there sync.WaitGroup
-				var connected atomic.Int64
-				for range n {
-					there.Go(func() {
-						conn, err := net.Dial("tcp", strings.TrimPrefix(endpoint, "tcp://"))
-						if err != nil {
-							t.Error(err)
-							return
-						}
-						defer conn.Close()
-						connected.Add(1)
-						stranger(conn, stop)
-					})
-				}
-				for connected.Load() < int64(n) && !t.Failed() {
-					time.Sleep(time.Millisecond)
-				}
+				leave := invite(t, n, strings.TrimPrefix(endpoint, "tcp://"), name)
 				grown := int64(0)
 				for range 200 {
 					if err := c.Set(ctx, "k", nil); err != nil {
@@ -171,14 +158,85 @@ func TestStrangersDoNoHarm(t *testing.T) {
 				if grown > mostMemory && !raceEnabled {
 					t.Errorf("%d MiB more memory", grown>>20)
 				}
-				close(stop)
-				there.Wait()
+				leave()
 				if err := c.Set(ctx, "k", nil); err != nil {
 					t.Errorf("an honest client, when they have gone: %v", err)
 				}
 			})
 		}
 	}
+}
+
+// strangersEnv has how many strangers a process is to be, of whom, and their kind.
+const strangersEnv = "DKV_TEST_STRANGERS"
+
+// invite has so many strangers of a kind come, whose memory is not this process's, until leave
+// is called.
+func invite(t *testing.T, n int, address, kind string) (leave func()) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s %s", strangersEnv, n, address, kind))
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	leave = sync.OnceFunc(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("strangers: %v", err)
+		}
+	})
+	t.Cleanup(leave)
+	if here, err := bufio.NewReader(stdout).ReadString('\n'); here != "connected\n" {
+		t.Fatalf("the strangers have not come: %q, %v", here, err)
+	}
+	return leave
+}
+
+// beStrangers is what the process is that invite starts.
+func beStrangers(who string) (exit int) {
+	var n int
+	var address string
+	_, err := fmt.Sscan(who, &n, &address)
+	stranger := strangers[strings.SplitN(who, " ", 3)[2]]
+	if err != nil || stranger == nil {
+		fmt.Fprintln(os.Stderr, who, err)
+		return 1
+	}
+	stop := make(chan struct{})
+	var there, connecting sync.WaitGroup
+	var failed atomic.Bool
+	connecting.Add(n)
+	for range n {
+		there.Go(func() {
+			conn, err := net.Dial("tcp", address)
+			connecting.Done()
+			if err != nil {
+				failed.Store(true)
+				fmt.Fprintln(os.Stderr, err)
+				return
+			}
+			defer conn.Close()
+			stranger(conn, stop)
+		})
+	}
+	connecting.Wait()
+	if failed.Load() {
+		return 1
+	}
+	fmt.Println("connected")
+	io.Copy(io.Discard, os.Stdin)
+	close(stop)
+	there.Wait()
+	return 0
 }
 
 // memory is what the process has from the system and has not given back.

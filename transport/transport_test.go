@@ -29,7 +29,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if who, ok := os.LookupEnv(strangersEnv); ok {
+		os.Exit(beStrangers(who))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // allCodecs are the codecs there are.
 var allCodecs = []Codec{Binary, JSON, Gob}
@@ -394,6 +399,7 @@ func FuzzFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if req, err := parseRequest(b); err == nil {
 			c := newServed(s, nil, db, Access{all: true})
+			c.begin()
 			ctx, cancel := context.WithTimeout(c.ctx, time.Nanosecond)
 			c.answer(ctx, req, c.scans.receive(req)) // which takes room for at most one large response
 			cancel()
