@@ -538,22 +538,3 @@ func (c *changes) wait() <-chan struct{} {
 	defer c.mu.Unlock()
 	return c.next
 }
-
-// noTransport is the network of a group of one.
-type noTransport struct{}
-
-var errNoPeers = errors.New("a group of one has no peers")
-
-func (noTransport) Create(config.NodeHostConfig, raftio.MessageHandler, raftio.ChunkHandler) raftio.ITransport {
-	return noTransport{}
-}
-func (noTransport) Validate(string) bool { return true }
-func (noTransport) Name() string         { return "none" }
-func (noTransport) Start() error         { return nil }
-func (noTransport) Close() error         { return nil }
-func (noTransport) GetConnection(context.Context, string) (raftio.IConnection, error) {
-	return nil, errNoPeers
-}
-func (noTransport) GetSnapshotConnection(context.Context, string) (raftio.ISnapshotConnection, error) {
-	return nil, errNoPeers
-}

@@ -44,6 +44,8 @@ type Store struct {
 	member      atomic.Uint64 // this replica's number, 0 while it has none
 	incarnation uint64
 
+	lone alone // the network of a group of one
+
 	// Of a member that is not alone.
 	members  *members // nil if it is
 	net      *raftnet.Transport
@@ -179,7 +181,9 @@ func (s *Store) begin(opts Options) error {
 	} else {
 		s.joined.Do(func() { close(s.isMember) })
 	}
-	if s.members != nil {
+	if s.alone() {
+		s.background.Go(func() { s.lone.lead(ctx, s.host) })
+	} else {
 		s.background.Go(func() { s.follow(ctx) })
 	}
 	return nil
@@ -188,7 +192,7 @@ func (s *Store) begin(opts Options) error {
 // startReplica starts the replica, whose number is known, and what works with it.
 func (s *Store) startReplica(opts Options) error {
 	id := s.dir.id()
-	net := config.TransportFactory(noTransport{})
+	net := config.TransportFactory(&s.lone)
 	if s.net != nil {
 		net = s.net
 		if opts.wrapNet != nil {
