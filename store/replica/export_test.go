@@ -2,10 +2,14 @@ package replica
 
 import (
 	"context"
+	"time"
 
 	"github.com/lni/dragonboat/v4/config"
 	"github.com/lni/vfs"
 )
+
+// ElectionTimeout is how long a replica waits for a leader at least, before it wants to be it.
+const ElectionTimeout = electionTicks * tickMillis * time.Millisecond
 
 // SetFS has a replica keep all but its lock on another file system.
 func (o *Options) SetFS(fs vfs.FS) { o.fs = fs }
