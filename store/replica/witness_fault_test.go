@@ -287,11 +287,12 @@ func TestWitnessIsToldOfWhatTheOthersHave(t *testing.T) {
 			return
 		}
 		told.Add(int64(n))
+		waits := a.Load().WaitsFor(b.Load().Replica()) // it may come back in between
 		switch last := m.Entries[n-1].Index; {
 		case !a.Load().Saved(m.Term, last):
 			early.Add(1)
 		case b.Load().LogEnds() >= last:
-		case a.Load().WaitsFor(b.Load().Replica()):
+		case waits && a.Load().WaitsFor(b.Load().Replica()):
 			early.Add(1)
 		default: // a busy machine has not heard of b for a while
 			away.Add(int64(n))
@@ -305,18 +306,26 @@ func TestWitnessIsToldOfWhatTheOthersHave(t *testing.T) {
 	g.witness("w", "a")
 	g.open("w")
 	g.ready("w")
-	if err := g.stores["b"].TransferLeadership(within(t, 20*time.Second), "a"); err != nil {
-		t.Fatal(err)
-	}
 	g.work("all", "a", "b")
 	a.Store(g.stores["a"])
 	b.Store(g.stores["b"])
-	for i := range 300 {
-		if err := g.stores["a"].Set(within(t, 10*time.Second), fmt.Sprint("key", i), nil); err != nil {
-			t.Fatal(err)
+	// write has a tell the witness of many entries, as it does while it leads.
+	write := func() {
+		for before := told.Load(); told.Load() < before+300; {
+			if err := g.lead("a"); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 300 {
+				if err := g.stores["a"].Set(within(t, 10*time.Second), fmt.Sprint("key", i), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for end := time.Now().Add(5 * time.Second); told.Load() < before+300 && time.Now().Before(end); {
+				time.Sleep(5 * time.Millisecond)
+			}
 		}
 	}
-	eventually(t, 10*time.Second, "the witness is told", func() bool { return told.Load() >= 300 })
+	write()
 	if early.Load() > 0 {
 		t.Errorf("of %d entries, in %d messages it was told before the others had them", told.Load(), early.Load())
 	}
@@ -331,11 +340,7 @@ func TestWitnessIsToldOfWhatTheOthersHave(t *testing.T) {
 	g.ready("b")
 	g.work("b is back", "a", "b")
 	b.Store(g.stores["b"])
-	for i := range 300 {
-		if err := g.stores["a"].Set(within(t, 10*time.Second), fmt.Sprint("key", i), nil); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write()
 	if early.Load() > 0 {
 		t.Errorf("b was not waited for when it was back: %d messages", early.Load())
 	}
@@ -408,6 +413,31 @@ func TestLeaderThatHasLostItsPowerLeadsAgainWithAWitness(t *testing.T) {
 	t.Logf("%d writes acknowledged, %d sectors that were not synced", l.count.Load(), sectors)
 }
 
+// lead has a member lead.
+func (g *growing) lead(node string) error {
+	return g.stores[node].TransferLeadership(within(g.t, 20*time.Second), node)
+}
+
+// leadWithout has a member lead, and acknowledge something with the witness alone that
+// another one, which its mouth is silent to from then on, does not have: that one cannot lead.
+func (g *growing) leadWithout(m *mouth, node, other string) {
+	g.t.Helper()
+	for n := 0; ; n++ {
+		if err := g.lead(node); err != nil {
+			g.t.Fatal(err)
+		}
+		m.silent.Store(true)
+		err := g.stores[node].Set(within(g.t, 3*time.Second), "without "+other, nil)
+		if err == nil && g.stores[node].Leads() && g.stores[other].LogEnds() < g.stores[node].LogEnds() {
+			return
+		}
+		m.silent.Store(false)
+		if n == 5 {
+			g.t.Fatalf("%s does not lead without %s: %v", node, other, err)
+		}
+	}
+}
+
 // TestReadyMemberMayTakeOver has a member be behind that hears all but entries. It may take
 // the leader's place once it has what the witness has, and does.
 func TestReadyMemberMayTakeOver(t *testing.T) {
@@ -424,19 +454,16 @@ func TestReadyMemberMayTakeOver(t *testing.T) {
 	g.open("w")
 	g.ready("w")
 	a, b := g.stores["a"], g.stores["b"]
-	if err := a.TransferLeadership(within(t, 20*time.Second), "a"); err != nil {
-		t.Fatal(err)
-	}
 	for name, s := range g.stores {
 		if err := s.Ready(within(t, 20*time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		if name != "w" && !s.MayTakeOver(within(t, 10*time.Second)) {
-			t.Errorf("%s is ready, and may not take over", name)
+		if name != "w" {
+			eventually(t, 20*time.Second, name+" may take over", func() bool { return s.MayTakeOver(within(t, 10*time.Second)) })
 		}
 	}
 	m.spoken.Store(true)
-	m.silent.Store(true)
+	g.leadWithout(m, "a", "b")
 	for i := range 100 { // more than it may lack to be waited for again
 		g.work(fmt.Sprint("a and the witness ", i), "a")
 	}
@@ -448,8 +475,8 @@ func TestReadyMemberMayTakeOver(t *testing.T) {
 	if err := b.Ready(brief); store.KindOf(err) != store.KindNotApplied {
 		t.Errorf("Ready of b: %v", err)
 	}
-	if !a.MayTakeOver(within(t, 10*time.Second)) {
-		t.Error("who leads is not ready")
+	if err := a.Ready(within(t, 20*time.Second)); err != nil {
+		t.Errorf("who leads is not ready: %v", err)
 	}
 	m.silent.Store(false)
 	if err := b.Ready(within(t, 20*time.Second)); err != nil {
@@ -480,10 +507,7 @@ func TestMemberThatAloneHasTheDataIsNotRemoved(t *testing.T) {
 	g.ready("w")
 	g.work("all", "a", "b")
 	a := g.stores["a"]
-	if err := a.TransferLeadership(within(t, 20*time.Second), "a"); err != nil {
-		t.Fatal(err)
-	}
-	m.silent.Store(true)
+	g.leadWithout(m, "a", "b")
 	g.work("a and the witness", "a")
 	brief, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()

@@ -42,10 +42,12 @@ func TestWitnessVotesAndHasNoData(t *testing.T) {
 	g := newWitnessed(t)
 	g.are("a", "b", "w witnesses")
 	g.work("all", "a", "b")
+	g.ready("a") // it could lead, see TestReadyMemberMayTakeOver
 	g.close("b")
 	g.work("without b", "a")
 	g.open("b")
 	g.work("b is back", "a", "b")
+	g.ready("b")
 	g.close("a")
 	g.work("without a", "b")
 	g.open("a")
@@ -176,8 +178,9 @@ func TestWitnessNeverLeads(t *testing.T) {
 			if err := g.stores[node].TransferLeadership(within(t, 20*time.Second), node); err != nil {
 				t.Fatal(err)
 			}
-			g.close(node)
 			other := map[string]string{"a": "b", "b": "a"}[node]
+			g.ready(other)
+			g.close(node)
 			eventually(t, 10*time.Second, other+" leads", g.stores[other].Leads)
 			if info, err := g.stores["w"].Info(t.Context()); err != nil || info.Leader == "w" || g.stores["w"].Leads() {
 				t.Errorf("the witness leads, or %q: %v", info.Leader, err)
@@ -208,6 +211,7 @@ func TestWitnessThatHasLostItsDirectoryIsReplaced(t *testing.T) {
 	}
 	g.ready("w")
 	g.are("a", "b", "w witnesses")
+	g.ready("b")
 	g.close("a")
 	g.work("without a", "b")
 	g.open("a")
@@ -223,6 +227,7 @@ func TestWitnessThatHasLostItsDirectoryIsReplaced(t *testing.T) {
 func TestDirectoryStaysThatOfAWitness(t *testing.T) {
 	t.Parallel()
 	g := newWitnessed(t)
+	g.ready("a")
 	g.close("w", "b")
 	for node, want := range map[string]string{"w": "set Witness", "b": "leave Witness out"} {
 		o := g.opts[node]
@@ -287,8 +292,9 @@ func TestWitnessIsSentASnapshot(t *testing.T) {
 			return !slices.Equal(testcluster.Snapshots(t, w.Dir()), before)
 		})
 		away := []string{"a", "b"}[round%2]
-		g.close(away)
 		other := []string{"b", "a"}[round%2]
+		g.ready(other)
+		g.close(away)
 		g.work(fmt.Sprint("without ", away, round), other)
 		g.close("w")
 		g.open("w") // with that snapshot
@@ -349,6 +355,7 @@ func TestWitnessCutsItsLogShort(t *testing.T) {
 		eventually(t, 20*time.Second, "the log begins there, or later, after a restart", func() bool { return w.LogBegins() >= cut })
 		cut = w.LogBegins()
 		g.are("a", "b", "w witnesses")
+		g.ready("a")
 		g.close("b")
 		g.work("without b", "a")
 		g.open("b")
@@ -367,6 +374,7 @@ func TestWitnessCutsItsLogShort(t *testing.T) {
 	g.open("w")
 	g.ready("w")
 	g.are("a", "c", "w witnesses")
+	g.ready("a")
 	g.close("c")
 	g.work("without c", "a")
 	g.open("c")
