@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"context"
 	"time"
 
 	"github.com/lni/dragonboat/v4/config"
@@ -54,9 +53,6 @@ func (s *Store) WaitsFor(replica uint64) bool {
 	x := s.followers.mu.of[replica]
 	return x == nil || !x.away
 }
-
-// MayTakeOver tells whether a replica has all that a witness may have, as the leader says.
-func (s *Store) MayTakeOver(ctx context.Context) bool { return s.mayTakeOver(ctx) }
 
 // Replica is a replica's number.
 func (s *Store) Replica() uint64 { return s.member.Load() }

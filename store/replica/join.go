@@ -39,7 +39,7 @@ type request struct {
 	Look   bool        `json:"look,omitempty"` // who the members are, after a read barrier
 	Invite *invitation `json:"invite,omitempty"`
 	Fresh  bool        `json:"fresh,omitempty"`  // have a snapshot for a node that is to join
-	Counts bool        `json:"counts,omitempty"` // tell whether the asker is waited for, see awaitCounting
+	Counts uint64      `json:"counts,omitempty"` // the group: tell whether the asker is waited for, see awaitCounting
 }
 
 // joining has the asker be taken in under a replica number; 0: it is told one.
@@ -73,6 +73,9 @@ type reply struct {
 	Replica uint64          `json:"replica,omitempty"`
 	Group   uint64          `json:"group,omitempty"`
 	Places  []raftnet.Place `json:"places,omitempty"`
+
+	// To Counts.
+	Counts bool `json:"counts,omitempty"`
 
 	// To Invite.
 	Learner bool `json:"learner,omitempty"`
@@ -156,8 +159,8 @@ func (s *Store) answer(ctx context.Context, from raftnet.Peer, b []byte) []byte 
 			a = s.accept(*r.Invite)
 		case r.Fresh:
 			a = s.refresh(ctx, from)
-		case r.Counts:
-			a = s.counts(ctx, from)
+		case r.Counts != 0:
+			a = s.counts(ctx, from, r.Counts)
 		default:
 			a.Refused = "it is no request that this version knows"
 		}

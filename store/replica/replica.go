@@ -57,6 +57,7 @@ type Store struct {
 	isMember chan struct{} // closed once it is what it is to be
 	joined   sync.Once     // isMember is closed
 	dropping atomic.Bool   // a goroutine tries to remove the backup
+	counting counting
 
 	background       sync.WaitGroup // join and follow
 	cancelBackground context.CancelFunc
@@ -111,6 +112,7 @@ func Open(opts Options) (_ *Store, err error) {
 		witness:     dir.identity.Witness,
 		joinBy:      opts.Join,
 		invited:     make(chan []string, 1),
+		counting:    counting{asking: make(chan struct{}, 1)},
 		isMember:    make(chan struct{}),
 		begun:       make(chan struct{}),
 		closed:      make(chan struct{}),
@@ -500,12 +502,19 @@ func (s *Store) Ready(ctx context.Context) error {
 	if s.witness {
 		return s.awaitVote(ctx)
 	}
-	if err := s.Barrier(ctx); err != nil {
+	if s.alone() {
+		return s.Barrier(ctx)
+	}
+	if err := ops.CheckContext(ctx); err != nil {
 		return err
 	}
 	select {
 	case <-s.isMember:
-		return s.awaitCounting(ctx)
+		m, err := s.membership(ctx) // behind a barrier
+		if err != nil {
+			return err
+		}
+		return s.awaitCounting(ctx, m)
 	case <-s.closed:
 		return s.ending.err()
 	case <-ctx.Done():

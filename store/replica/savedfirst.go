@@ -168,8 +168,9 @@ type followers struct {
 		sync.Mutex
 		term    uint64
 		of      map[uint64]*follower
-		told    uint64        // the last entry that a witness may have been told of
-		changed chan struct{} // closed when a follower has said something; nil if nobody waits
+		told    uint64          // the last entry that a witness may have been told of
+		gone    map[uint64]bool // those that turned has been told are away
+		changed chan struct{}   // closed when a follower has said something; nil if nobody waits
 	}
 }
 
@@ -181,7 +182,7 @@ type follower struct {
 
 func newFollowers(log *atomic.Pointer[raftlog.Log], needed func() ([]uint64, int), isWitness func(string) bool, turned func(uint64, bool)) *followers {
 	f := &followers{log: log, needed: needed, isWitness: isWitness, turned: turned}
-	f.mu.of = make(map[uint64]*follower)
+	f.mu.of, f.mu.gone = make(map[uint64]*follower), make(map[uint64]bool)
 	return f
 }
 
@@ -197,7 +198,7 @@ func (f *followers) note(messages []raftpb.Message) {
 	}
 }
 
-// noteOne tells whether the follower was away, and is not any more.
+// noteOne tells whether the follower was away, be it in a term before, and is not any more.
 func (f *followers) noteOne(m *raftpb.Message) (back bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -210,8 +211,10 @@ func (f *followers) noteOne(m *raftpb.Message) (back bool) {
 		return false
 	}
 	x.match = m.LogIndex
-	back = x.away && x.match+backWithin >= f.mu.told
-	x.away = x.away && !back
+	x.away = x.away && x.match+backWithin < f.mu.told
+	if back = !x.away && f.mu.gone[m.From]; back {
+		delete(f.mu.gone, m.From)
+	}
 	if f.mu.changed != nil {
 		close(f.mu.changed)
 		f.mu.changed = nil
@@ -219,14 +222,40 @@ func (f *followers) noteOne(m *raftpb.Message) (back bool) {
 	return back
 }
 
-// waitsFor tells whether a member is waited for and has all that a witness may have, so that
-// it can lead without this one, which leads in a term.
-func (f *followers) waitsFor(term, replica uint64) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.beginLocked(term)
-	x := f.mu.of[replica]
-	return f.mu.term == term && x != nil && x.match > 0 && x.match >= f.mu.told && !x.away
+// awaitTold waits until a member has all that a witness may have been told of when it is
+// called, and is waited for: then it can lead without this one, which leads in a term. It is
+// false if ctx ends before, or the term.
+func (f *followers) awaitTold(ctx context.Context, term, replica uint64) bool {
+	for told := uint64(0); ; {
+		f.mu.Lock()
+		if f.beginLocked(term); f.mu.term > term {
+			f.mu.Unlock()
+			return false
+		}
+		if told == 0 {
+			told = f.mu.told
+		}
+		x := f.ofLocked(replica)
+		if x.match > 0 && x.match >= told && !x.away {
+			f.mu.Unlock()
+			return true
+		}
+		changed := f.changedLocked()
+		f.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// changedLocked returns what is closed when a follower has said something.
+func (f *followers) changedLocked() <-chan struct{} {
+	if f.mu.changed == nil {
+		f.mu.changed = make(chan struct{})
+	}
+	return f.mu.changed
 }
 
 // beginLocked forgets what was in terms before, in which a witness may have been told of all
@@ -284,7 +313,7 @@ func (f *followers) have(term, index uint64, closing <-chan struct{}) bool {
 
 // look tells whether the wait is over, which has taken so long. If not, it is to look again
 // after another wait, or when changed is closed; that is nil if there is a later term. Those
-// in away are waited for no more.
+// in away are waited for no more, from now on.
 func (f *followers) look(term, index uint64, another bool, waited time.Duration) (done bool, wait time.Duration, changed <-chan struct{}, away []uint64) {
 	others, quorum := f.needed()
 	f.mu.Lock()
@@ -307,7 +336,10 @@ func (f *followers) look(term, index uint64, another bool, waited time.Duration)
 		case x.away:
 		case waited >= patience:
 			x.away = true
-			away = append(away, id)
+			if !f.mu.gone[id] {
+				f.mu.gone[id] = true
+				away = append(away, id)
+			}
 		default:
 			there++
 			wait = min(wait, patience-waited)
@@ -317,8 +349,5 @@ func (f *followers) look(term, index uint64, another bool, waited time.Duration)
 		f.mu.told = max(f.mu.told, index)
 		return true, 0, nil, away
 	}
-	if f.mu.changed == nil {
-		f.mu.changed = make(chan struct{})
-	}
-	return false, wait, f.mu.changed, away
+	return false, wait, f.changedLocked(), away
 }

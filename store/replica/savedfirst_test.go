@@ -38,7 +38,9 @@ func TestFollowerIsWaitedForUntilItIsAway(t *testing.T) {
 	}
 	mayTakeOver := func(what string, term uint64, want bool) {
 		t.Helper()
-		if got := f.waitsFor(term, 2); got != want {
+		brief, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if got := f.awaitTold(brief, term, 2); got != want {
 			t.Errorf("%s: may it take over? %t", what, got)
 		}
 	}
@@ -198,5 +200,45 @@ func TestWitnessSnapshotNeedsNoDirectory(t *testing.T) {
 	}
 	if _, err := os.Stat(os.TempDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a directory was made: %v", err)
+	}
+}
+
+// TestSlowestFollowerNeedsNotKeepUp has a witness be told of more and more that others have: a
+// member may take over once it has what the witness had been told of when it asked.
+func TestSlowestFollowerNeedsNotKeepUp(t *testing.T) {
+	f := newFollowers(new(atomic.Pointer[raftlog.Log]), func() ([]uint64, int) { return []uint64{2, 3, 4}, 3 }, nil, func(uint64, bool) {})
+	says := func(index uint64, from ...uint64) {
+		for _, id := range from {
+			f.note([]raftpb.Message{{Type: raftpb.ReplicateResp, From: id, Term: 1, LogIndex: index}})
+		}
+	}
+	told := func(index uint64) {
+		t.Helper()
+		if done, _, _, _ := f.look(1, index, false, 0); !done {
+			t.Fatalf("a witness is not told of entry %d", index)
+		}
+	}
+	says(6, 3)
+	says(9, 2, 4)
+	told(9)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	may := make(chan bool)
+	go func() { may <- f.awaitTold(ctx, 1, 3) }()
+	for waits := false; !waits; {
+		f.mu.Lock()
+		waits = f.mu.changed != nil
+		f.mu.Unlock()
+	}
+	says(20, 2, 4)
+	told(20)
+	says(9, 3)
+	if !<-may {
+		t.Error("it may not take over")
+	}
+	says(20, 2)
+	cancel()
+	if f.awaitTold(ctx, 1, 3) {
+		t.Error("it may take over, and lacks what was told before it asked")
 	}
 }

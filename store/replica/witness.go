@@ -65,39 +65,70 @@ func (s *Store) turned(replica uint64, away bool) {
 	s.log.Info("member is back", "member", name)
 }
 
+// counting is what a member with data knows of whether the leader waits for it.
+type counting struct {
+	asking chan struct{} // has room for the one call that asks
+	at     time.Time     // when the leader said so; of who asks
+}
+
 // awaitCounting waits until this member could take the place of a leader that is lost. One
 // that has just been away has what was acknowledged when it asked, but meanwhile the leader
 // and the witness have gone on without it.
-func (s *Store) awaitCounting(ctx context.Context) error {
-	for !s.mayTakeOver(ctx) {
+func (s *Store) awaitCounting(ctx context.Context, m membership) error {
+	const (
+		minPause, maxPause = 20 * time.Millisecond, 500 * time.Millisecond
+		fresh              = 200 * time.Millisecond // much less than it takes to be taken for away
+	)
+	if len(m.Witnesses) == 0 || m.Voters[s.member.Load()] == "" {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	// The leader has better things to do than to be asked by each caller.
+	select {
+	case s.counting.asking <- struct{}{}:
+		defer func() { <-s.counting.asking }()
+	case <-ctx.Done():
+	}
+	for wait := minPause; ; wait = min(2*wait, maxPause) {
 		if err := s.ended(); err != nil {
 			return err
 		}
-		if err := pause(ctx, pollPause); err != nil {
-			return err
+		if ctx.Err() != nil {
+			return ops.Ended(store.ErrUnavailable, ctx)
 		}
+		if time.Since(s.counting.at) < fresh || s.mayTakeOver(ctx, m) {
+			return nil
+		}
+		pause(ctx, wait)
 	}
-	return nil
 }
 
-func (s *Store) mayTakeOver(ctx context.Context) bool {
-	if s.alone() {
-		return true
-	}
-	m, own := s.members.membership(), s.member.Load()
-	if len(m.Witnesses) == 0 || m.Voters[own] == "" {
-		return true
-	}
+// mayTakeOver asks the leader whether it waits for this member.
+func (s *Store) mayTakeOver(ctx context.Context, m membership) bool {
 	leader := s.host.leader()
-	if leader == own {
+	if leader == s.member.Load() {
 		return true
 	}
-	a, err := s.askToCount(ctx, m.Voters[leader])
-	if err != nil || a.Later != "" {
-		s.log.Debug("leader does not wait for this member", "leader", raftnet.Name(m.Voters[leader]), "error", err, "why", a.Later)
+	label := m.Voters[leader]
+	if label == "" {
+		return false // there is none, or it came later
+	}
+	began := time.Now()
+	a, err := s.askToCount(ctx, label)
+	if err != nil || !a.Counts {
+		s.log.Debug("leader does not wait for this member", "leader", raftnet.Name(label), "error", err, "why", a.Refused+a.Later)
 		return false
 	}
-	return true // or Refused, by an earlier version
+	s.counting.at = began
+	return true
 }
 
 func (s *Store) askToCount(ctx context.Context, label string) (a reply, err error) {
@@ -107,26 +138,45 @@ func (s *Store) askToCount(ctx context.Context, label string) (a reply, err erro
 	if err != nil {
 		return a, err
 	}
-	_, err = s.ask(ctx, address, request{Counts: true}, &a)
+	by, err := s.ask(ctx, address, request{Counts: s.dir.id().Group}, &a)
+	if err == nil && by.Self().Member != label {
+		err = fmt.Errorf("%q answers at %s", raftnet.Name(by.Self().Member), address)
+	}
 	return a, err
 }
 
-// counts answers a member that asks whether the leader waits for it.
-func (s *Store) counts(ctx context.Context, from raftnet.Peer) reply {
-	term, leads := s.host.leadsIn()
-	if !leads {
-		return reply{Later: "this member does not lead"}
-	}
-	if err := s.barriers.wait(ctx); err != nil { // which proves that it does
-		return reply{Later: err.Error()}
-	}
+// counts answers a member that asks whether this one, as the leader, waits for it. That is to
+// have all that a witness may have been told of before; what it is told later, others that
+// are enough have as well, or that member has it.
+func (s *Store) counts(ctx context.Context, from raftnet.Peer, group uint64) reply {
+	asker := uint64(0)
 	m := s.members.membership()
 	for replica, label := range m.Voters {
-		if label == from.Self().Member && s.followers.waitsFor(term, replica) {
-			return reply{}
+		if label == from.Self().Member {
+			asker = replica
 		}
 	}
-	return reply{Later: "it is catching up"}
+	term, leads := s.host.leadsIn()
+	switch {
+	case group != s.dir.id().Group:
+		return reply{Refused: "it is a member of another group"}
+	case asker == 0:
+		return reply{Later: "it does not vote, as far as is known here"}
+	case !leads:
+		return reply{Later: "this member does not lead"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout/2)
+	defer cancel()
+	if err := s.barriers.wait(ctx); err != nil {
+		return reply{Later: err.Error()}
+	}
+	if now, leads := s.host.leadsIn(); !leads || now != term {
+		return reply{Later: "this member does not lead any longer"}
+	}
+	if !s.followers.awaitTold(ctx, term, asker) {
+		return reply{Later: "it is catching up"}
+	}
+	return reply{Counts: true}
 }
 
 // hasData tells whether what is stored can be asked for here.
