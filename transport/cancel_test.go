@@ -34,6 +34,10 @@ func until(t *testing.T, what string, so func() bool) {
 	})
 }
 
+// atOnce is the most that an answer takes which waits for nothing. That it comes is not
+// enough: a client goes on by another connection when one takes nothing more.
+const atOnce = slotPatience * 8 / 10
+
 // withoutMajority is a replica whose reads wait for a barrier that does not come, or,
 // if a server does not know of the barrier, for as long.
 type withoutMajority struct {
@@ -89,7 +93,7 @@ func TestCancelledReadsMakeRoomForOthers(t *testing.T) {
 		"GetEntry":                {true, 0, func(ctx context.Context, c *Client) { c.GetEntry(ctx, "k") }},
 		"Has":                     {true, 0, func(ctx context.Context, c *Client) { c.Has(ctx, "k") }},
 		"GetEntry by itself":      {false, 0, func(ctx context.Context, c *Client) { c.GetEntry(ctx, "k") }},
-		"Get by itself, not long": {false, 9 * time.Second, func(ctx context.Context, c *Client) { c.Get(ctx, "k") }},
+		"Get by itself, not long": {false, soon, func(ctx context.Context, c *Client) { c.Get(ctx, "k") }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newWithoutMajority(t)
@@ -119,10 +123,13 @@ func TestCancelledReadsMakeRoomForOthers(t *testing.T) {
 			})
 			cancel()
 			wg.Wait()
-			short, stop := context.WithTimeout(bg, 3*time.Second)
+			short, stop := context.WithTimeout(bg, atOnce)
 			defer stop()
 			if _, err := client.Info(short); err != nil {
 				t.Fatal("nobody waits for a read, and the connection takes nothing:", err)
+			}
+			if client.current() != conn {
+				t.Error("the connection has been left")
 			}
 			until(t, "nothing is waited for", func() bool { return s.waiting.Load() == 0 })
 		})
@@ -474,7 +481,7 @@ func TestReadsThatWaitDoNotKeepOthersWaiting(t *testing.T) {
 			if err := s.Set(ctx, "k", []byte("v")); err != nil {
 				t.Fatal(err)
 			}
-			long, cancel := context.WithTimeout(ctx, 10*time.Second)
+			long, cancel := context.WithCancel(ctx) // which outlives what must not wait for it
 			var wg sync.WaitGroup
 			defer func() {
 				cancel()
@@ -486,7 +493,8 @@ func TestReadsThatWaitDoNotKeepOthersWaiting(t *testing.T) {
 			}
 			until(t, "they wait", func() bool { return s.waiting.Load() >= maxScanned })
 
-			short, stop := context.WithTimeout(ctx, 3*time.Second)
+			conn := c.current()
+			short, stop := context.WithTimeout(ctx, atOnce)
 			defer stop()
 			if v, ok, err := c.GetStale(short, "k"); string(v) != "v" || !ok || err != nil {
 				t.Errorf("GetStale: %q, %t, %v", v, ok, err)
@@ -494,6 +502,9 @@ func TestReadsThatWaitDoNotKeepOthersWaiting(t *testing.T) {
 			events, _, err := c.Poll(short, 0, store.Watch{From: next}, time.Second, 1)
 			if len(events) != 1 || err != nil {
 				t.Errorf("Poll: %v, %v", events, err)
+			}
+			if c.current() != conn {
+				t.Error("the connection has been left")
 			}
 		})
 	}
@@ -534,10 +545,13 @@ func TestScansThatAreCancelledAreLetGo(t *testing.T) {
 			})
 			cancel()
 			leaving.Wait()
-			short, stop := context.WithTimeout(bg, 3*time.Second)
+			short, stop := context.WithTimeout(bg, atOnce)
 			defer stop()
 			if _, err := c.Info(short); err != nil {
 				t.Error("nobody waits for most scans, and the connection takes nothing:", err)
+			}
+			if c.current() != conn {
+				t.Error("the connection has been left")
 			}
 			end()
 			staying.Wait()

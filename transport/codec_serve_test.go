@@ -85,7 +85,7 @@ func TestServerRefusesCodecsThatItDoesNotAccept(t *testing.T) {
 		{gobAlone, Gob, ""},
 		{gobAlone, Binary, "binary is not accepted; [gob] are"},
 	} {
-		err := try(t, ClientOptions{Endpoints: []string{c.endpoint}, Codec: c.option})
+		err := try(t, untilAnswered, ClientOptions{Endpoints: []string{c.endpoint}, Codec: c.option})
 		if c.refused == "" && err != nil {
 			t.Errorf("%s, %v: %v", c.endpoint, c.option, err)
 		}

@@ -232,9 +232,14 @@ func TestWriteThatWasGivenUpHasNoEffectAfterALaterOne(t *testing.T) {
 	for h.first.Load() == 2 {
 		time.Sleep(time.Millisecond)
 	}
-	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer cancel()
-	owner, _, err := locks.Acquire(short, "x", lock.Forever)
+	given, giveUp := context.WithCancel(ctx)
+	waiting.Go(func() {
+		defer giveUp()
+		for h.first.Load() > 0 && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+	})
+	owner, _, err := locks.Acquire(given, "x", lock.Forever)
 	if !errors.Is(err, store.ErrUnknown) {
 		t.Fatal(err)
 	}

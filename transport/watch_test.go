@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"dkv/internal/clock"
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/local"
@@ -127,17 +128,27 @@ func TestServerThatClosesDoesNotWaitForWatches(t *testing.T) {
 	loops.Wait()
 }
 
+// awake waits for a lock only a moment at a time, so that it sees that a clock has been
+// moved.
+type awake struct{ *Client }
+
+func (c awake) AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
+	return c.Client.AwaitLock(ctx, key, owner, at, min(wait, 50*time.Millisecond))
+}
+
 // TestLockSurvivesTheServerItWasTakenThrough has the holder's and the waiter's server
 // close.
 func TestLockSurvivesTheServerItWasTakenThrough(t *testing.T) {
 	ctx := background(t)
-	s := local.Open(local.Options{})
+	now := new(clock.Fake)
+	s := local.Open(local.Options{Clock: now})
 	defer s.Close()
 	all, endpoints := serversOf(t, s, 2)
-	holder, waiter := lock.New(connect(t, endpoints...)), lock.New(connect(t, endpoints...))
+	holder := lock.NewWithClock(connect(t, endpoints...), now)
+	waiter := lock.NewWithClock(awake{connect(t, endpoints...)}, now)
 	defer holder.Close()
 	defer waiter.Close()
-	const ttl = 3 * time.Second
+	const ttl = time.Minute
 	h, err := holder.Lock(ctx, "x", lock.TTL(ttl))
 	if err != nil {
 		t.Fatal(err)
@@ -150,20 +161,22 @@ func TestLockSurvivesTheServerItWasTakenThrough(t *testing.T) {
 		}
 		granted <- w
 	}()
-	for {
+	info := func() store.Info {
 		info, err := s.Info(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.Waiters == 1 {
-			break
-		}
-		time.Sleep(time.Millisecond)
+		return info
 	}
+	until(t, "it waits", func() bool { return info().Waiters == 1 })
 	all[0].Close()
-	time.Sleep(ttl + ttl/3) // both have been renewed by way of the other server
-	if h.Err() != nil {
-		t.Fatal(h.Err())
+	for range 4 {
+		before := info().Revision
+		now.Advance(ttl / 3)
+		until(t, "both are renewed by way of the other server", func() bool { return info().Revision == before+2 })
+		if h.Err() != nil || info().Waiters != 1 {
+			t.Fatal(h.Err(), info().Waiters)
+		}
 	}
 	if err := h.Unlock(ctx); err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ func TestErrorsAreOneLineThatSaysWhatToChange(t *testing.T) {
 		{"kv get a --shard x", 2, []string{"--shard"}},
 		{"kv get a --endpoints udp://x", 2, []string{"--transport-endpoints", "udp"}},
 		{"kv get a --shard 7 --endpoints " + s.endpoint, 2, []string{"no such shard", "7", "[100 200]", "--shard"}},
-		{"kv get a --timeout 0.2 --endpoints " + free, 3, []string{"unavailable, not applied", "refused", "--transport-endpoints=" + free}},
+		{"kv get a --timeout 2 --endpoints " + free, 3, []string{"unavailable, not applied", "refused", "--transport-endpoints=" + free}},
 		{"kv set a b --timeout 200ms --endpoints " + free, 3, []string{"unavailable, not applied"}},
 		{"kv watch --timeout 0.2 --endpoints " + free, 3, []string{"unavailable"}},
 		{"lock run a --timeout 0.2 --endpoints " + free + " -- true", 3, []string{"unavailable"}},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -28,6 +29,17 @@ func underLock(t *testing.T, s *server, script string, flags ...string) (cmd *ex
 	return cmd, line
 }
 
+// revision is that of a shard. It counts the renewals of locks, too.
+func (s *server) revision(t *testing.T, shard int) (n uint64) {
+	t.Helper()
+	o := runCLI(t, "info", fmt.Sprint("--shard=", shard), "--timeout=20", "--endpoints="+s.endpoint)
+	_, after, _ := strings.Cut(o.stdout, "\nrevision=")
+	if _, err := fmt.Sscan(after, &n); err != nil {
+		t.Fatalf("%+v: %v", o, err)
+	}
+	return n
+}
+
 func TestLockRunHasTheCodeOfItsCommand(t *testing.T) {
 	s := serve(t)
 	for _, c := range []struct {
@@ -51,8 +63,15 @@ func TestLockRunHasTheCodeOfItsCommand(t *testing.T) {
 
 func TestLockRunKeepsOthersOut(t *testing.T) {
 	s := serve(t)
-	holder, line := underLock(t, s, "trap 'echo told; exit 9' TERM; echo begun; while :; do sleep 0.01; done", "--ttl=1")
-	time.Sleep(1500 * time.Millisecond) // so that it has been renewed
+	holder, line := underLock(t, s, "trap 'echo told; exit 9' TERM; echo begun; while :; do sleep 0.01; done", "--ttl=4")
+	// It is held for longer than its time to live: it is renewed.
+	began, taken := time.Now(), s.revision(t, 200)
+	for s.revision(t, 200) < taken+4 || time.Since(began) < 4*time.Second {
+		time.Sleep(100 * time.Millisecond)
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("the lock is not renewed")
+		}
+	}
 	for _, flag := range []string{"--try", "--wait=0.1"} {
 		o := runCLI(t, "lock", "run", "job", flag, "--endpoints="+s.endpoint, "--", "echo", "wrong")
 		if o.code != exitNo || o.stdout != "" || !strings.Contains(o.stderr, `lock "job" not acquired`) {

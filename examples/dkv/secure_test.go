@@ -61,7 +61,7 @@ func TestTokensAndCertificatesKeepStrangersOut(t *testing.T) {
 		{"token": "s3cret-app", "rights": [{"shard": 100, "prefix": "app/"}]}
 	]`))
 	s := serve(t, "--tls-cert="+cert, "--tls-key="+key, "--tls-ca="+cert, "--tokens-file="+tokens, "--log-level=debug")
-	with := []string{"--tls-ca=" + cert, "--tls-cert=" + cert, "--tls-key=" + key, "--timeout=2"}
+	with := []string{"--tls-ca=" + cert, "--tls-cert=" + cert, "--tls-key=" + key, "--timeout=20"}
 	for _, c := range []struct {
 		token, args string
 		flags       []string
@@ -76,8 +76,8 @@ func TestTokensAndCertificatesKeepStrangersOut(t *testing.T) {
 		{"s3cret-app", "lock acquire a", with, "", 2, "forbidden"},
 		{"s3cret-not", "kv get app/a", with, "", 2, "--token"},
 		{"", "kv get app/a", with, "", 2, "not authenticated"},
-		{"s3cret-all", "kv get app/a --timeout 0.3", with[:1], "", 3, "certificate"}, // has none
-		{"s3cret-all", "kv get app/a --timeout 0.3", []string{"--tls"}, "", 3, "certificate"},
+		{"s3cret-all", "kv get app/a --timeout 2", with[:1], "", 3, "certificate"}, // has none
+		{"s3cret-all", "kv get app/a --timeout 2", []string{"--tls"}, "", 3, "certificate"},
 		{"s3cret-all", "kv get app/a --timeout 0.3", nil, "", 3, "unavailable"},
 	} {
 		args := append(strings.Fields(c.args), c.flags...)

@@ -1,12 +1,30 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"dkv"
 )
+
+// mayTakeOver waits until the member at an endpoint could lead when others are lost.
+func mayTakeOver(t *testing.T, endpoint string) {
+	t.Helper()
+	db, err := dkv.Open(dkv.Options{Connect: []string{"tcp://" + endpoint}, Shard: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Second)
+	defer cancel()
+	if err := db.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // TestWitnessJoinsACluster has one of two servers be killed then.
 func TestWitnessJoinsACluster(t *testing.T) {
@@ -41,6 +59,7 @@ func TestWitnessJoinsACluster(t *testing.T) {
 		t.Errorf("a witness has an answer: %+v", o)
 	}
 	expect(t, "found=true, value=x2", 0, "kv", "get", "--shard=200", "--endpoints="+at[1], patience, "k")
+	mayTakeOver(t, at[1])
 	last.kill()
 	expect(t, "found=true, value=x2", 0, "kv", "get", "--shard=200", "--endpoints="+at[1], patience, "k")
 	expect(t, "set=true", 0, "kv", "set", "--shard=200", "--endpoints="+at[1], patience, "k", "y")

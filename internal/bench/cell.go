@@ -206,6 +206,10 @@ func (c *cell) run(m member) outcome {
 	before := usageNow(c.Servers...)
 	counting.Store(true)
 	time.Sleep(c.Time)
+	// In a short time no operation may end, and there is nothing to tell then.
+	for end := time.Now().Add(opPatience); took.total() == 0 && failures.n.Load() == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	counting.Store(false)
 	after := usageNow(c.Servers...)
 	stop.Store(true)

@@ -115,6 +115,22 @@ func TestProbeSeesTheTimeWithoutAnAcknowledgement(t *testing.T) {
 	}
 }
 
+// tardy is a member whose writes take a while.
+type tardy struct{ member }
+
+func (tardy) Set(context.Context, string, []byte) error {
+	time.Sleep(50 * time.Millisecond)
+	return nil
+}
+
+func TestOperationThatOutlastsTheTimeOfACellIsMeasured(t *testing.T) {
+	t.Parallel()
+	c := cell{Workload: "write", Callers: 1, Data: data{Keys: 10, Size: valueSize}, Time: time.Millisecond}
+	if o := c.run(tardy{}); o.Metrics[opsPerSec] <= 0 || o.Metrics[p50Micros] < 40_000 {
+		t.Errorf("%+v", o)
+	}
+}
+
 func TestOperationsThatFailAreCountedAndNotMeasured(t *testing.T) {
 	t.Parallel()
 	l := &late{until: time.Now().Add(time.Hour)}

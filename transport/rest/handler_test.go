@@ -227,16 +227,21 @@ func TestEverySentinelHasAStatus(t *testing.T) {
 	}
 }
 
-// slow is a store whose reads take until their context ends.
+// slow is a store whose reads take until their context ends, or until goOn is closed.
 type slow struct {
 	*local.Store
 	began chan struct{}
+	goOn  chan struct{}
 }
 
 func (s slow) GetEntry(ctx context.Context, _ string) (store.Entry, bool, error) {
 	s.began <- struct{}{}
-	<-ctx.Done()
-	return store.Entry{}, false, fmt.Errorf("%w: %w", store.ErrUnavailable, ctx.Err())
+	select {
+	case <-ctx.Done():
+		return store.Entry{}, false, fmt.Errorf("%w: %w", store.ErrUnavailable, ctx.Err())
+	case <-s.goOn:
+		return store.Entry{}, false, nil
+	}
 }
 
 func (s slow) Ready(ctx context.Context) error {
@@ -245,7 +250,7 @@ func (s slow) Ready(ctx context.Context) error {
 }
 
 func TestDeadlineIsTheClients(t *testing.T) {
-	s := open(t, nil, slow{memory(t), make(chan struct{}, 9)})
+	s := open(t, nil, slow{memory(t), make(chan struct{}, 9), nil})
 	for _, c := range []struct{ target, header string }{
 		{"/v1/shards/1/keys/k?timeout=10ms", "X: y"},
 		{"/v1/shards/1/keys/k", "Dkv-Timeout: 10ms"},
@@ -264,7 +269,7 @@ func TestDeadlineIsTheClients(t *testing.T) {
 }
 
 func TestCloseIsBoundedAndRefusesWhatComesLater(t *testing.T) {
-	db := slow{memory(t), make(chan struct{}, 1)}
+	db := slow{memory(t), make(chan struct{}, 1), nil}
 	s := open(t, nil, db)
 	stuck := s.start("GET", "/v1/shards/1/keys/k?timeout=1m")
 	<-db.began
@@ -283,12 +288,13 @@ func TestCloseIsBoundedAndRefusesWhatComesLater(t *testing.T) {
 }
 
 func TestTooMuchAtATimeIsRefused(t *testing.T) {
-	db := slow{memory(t), make(chan struct{}, 1)}
+	db := slow{memory(t), make(chan struct{}, 1), make(chan struct{})}
 	s := open(t, func(h *Handler) { h.requests = make(chan struct{}, 1) }, db)
-	stuck := s.start("GET", "/v1/shards/1/keys/k?timeout=1s")
+	stuck := s.start("GET", "/v1/shards/1/keys/k?timeout=1m")
 	<-db.began
 	s.want(429, "GET", "/v1/shards/1/info", "")
 	s.want(200, "GET", "/healthz", "")
+	close(db.goOn)
 	<-stuck
 	s.want(200, "GET", "/v1/shards/1/info", "")
 }
@@ -297,7 +303,7 @@ func TestReadyMeansEveryShard(t *testing.T) {
 	s := open(t, nil, memory(t), memory(t))
 	s.want(200, "GET", "/readyz", "")
 	s.want(200, "HEAD", "/readyz", "")
-	s = open(t, nil, memory(t), slow{memory(t), nil})
+	s = open(t, nil, memory(t), slow{memory(t), nil, nil})
 	if r := s.want(503, "GET", "/readyz", ""); r.body != `{"ready":false,"shards":{"1":"ready","2":"dkv: unavailable, not applied"}}`+"\n" {
 		t.Error(r.body)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"dkv/internal/clock"
 	"dkv/lock"
 	"dkv/store"
 	"dkv/store/local"
@@ -130,16 +131,49 @@ func waiters(db *local.Store) int64 {
 	return info.Waiters
 }
 
+// stepped is a store in which the time that somebody waits for a lock passes when the
+// test says so, and at once.
+type stepped struct {
+	*local.Store
+	now  *clock.Fake
+	step chan struct{}
+}
+
+func (s stepped) AwaitLock(ctx context.Context, key string, owner []byte, at store.LockPlace, wait time.Duration) (store.LockPlace, error) {
+	select {
+	case <-s.step:
+		s.now.Advance(wait)
+	case <-ctx.Done():
+	}
+	return s.Store.AwaitLock(ctx, key, owner, at, time.Nanosecond)
+}
+
 func TestPlaceInTheQueueIsRenewed(t *testing.T) {
-	db := memory(t)
-	s := open(t, nil, db)
+	now := new(clock.Fake)
+	db := local.Open(local.Options{Clock: now})
+	defer db.Close()
+	step := make(chan struct{})
+	s := open(t, nil, stepped{db, now, step})
 	got := s.take("l?ttl=1m")
 	served := s.start("POST", lockPath+"l?ttl=1s&wait=20s")
-	time.Sleep(2500 * time.Millisecond)
-	if waiters(db) != 1 {
-		t.Error("the place has been lost")
+	waitFor(t, func() bool { return waiters(db) == 1 })
+	for now.Now() < 2500*time.Millisecond {
+		before, _ := db.Info(background(t))
+		select {
+		case step <- struct{}{}:
+		case r := <-served:
+			t.Fatal("it waits no longer:", r)
+		}
+		waitFor(t, func() bool { // a renewal is a change, and so is the loss of the place
+			info, _ := db.Info(background(t))
+			return info.Revision > before.Revision
+		})
+		if waiters(db) != 1 {
+			t.Fatal("the place has been lost")
+		}
 	}
 	s.want(200, "DELETE", lockPath+"l?owner="+got.Owner.String(), "")
+	close(step)
 	if r := <-served; r.status != 200 {
 		t.Error(r)
 	}
