@@ -209,11 +209,10 @@ func (p *Process) killed() bool {
 // has.
 func (p *Process) Pause() bool {
 	p.cmd.Process.Signal(syscall.SIGSTOP)
-	for range 200 {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if p.state() == "T" {
 			return true
 		}
-		time.Sleep(time.Millisecond)
 	}
 	return false
 }

@@ -158,12 +158,12 @@ func (n *nemesis) goesOn(p partition) {
 	}
 	if p.alone >= 0 {
 		const timeout = 200 * time.Millisecond
-		began := time.Now()
-		err := set(p.alone, timeout)
-		took := time.Since(began)
-		if kind := store.KindOf(err); kind != store.KindUnknown && kind != store.KindNotApplied || took > timeout+time.Second {
-			n.t.Errorf("member %d, which is alone, had %v for a write: after %v, %v", p.alone, timeout, took, err)
-		}
+		inTime(n.t, fmt.Sprintf("a write of member %d, which is alone,", p.alone), timeout, time.Second, func() {
+			err := set(p.alone, timeout)
+			if kind := store.KindOf(err); kind != store.KindUnknown && kind != store.KindNotApplied {
+				n.t.Errorf("a write of member %d, which is alone: %v", p.alone, err)
+			}
+		})
 	}
 	// That was the nemesis; the clients go on as well.
 	before := n.done()
