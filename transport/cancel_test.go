@@ -36,7 +36,7 @@ func until(t *testing.T, what string, so func() bool) {
 
 // atOnce is the most that an answer takes which waits for nothing. That it comes is not
 // enough: a client goes on by another connection when one takes nothing more.
-const atOnce = slotPatience * 8 / 10
+const atOnce = 3 * time.Second
 
 // withoutMajority is a replica whose reads wait for a barrier that does not come, or,
 // if a server does not know of the barrier, for as long.

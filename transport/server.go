@@ -33,9 +33,9 @@ const (
 	maxScanned, maxPolled, maxRead = 16, 16, 32
 
 	// maxArguments is how many bytes the arguments of requests under way have on one
-	// connection, those from largeArgument on. maxCopies is how many values there are that
+	// connection, those from largeArgument on, which is more than a key has. maxCopies is how many values there are that
 	// were copied to be sent, and wait for the client to take them.
-	maxArguments, largeArgument = 32 << 20, 4 << 10
+	maxArguments, largeArgument = 32 << 20, 2 * store.MaxKeySize
 	maxCopies                   = 4
 
 	maxConns = 1 << 14 // to a server; more are closed

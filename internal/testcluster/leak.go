@@ -16,7 +16,7 @@ import (
 
 // leakGrace is how long goroutines and descriptors may take to go once all
 // that was opened has been closed.
-const leakGrace = 30 * time.Second
+const leakGrace = 3 * time.Second
 
 // guards compares what there is when no guarded test runs with what there was
 // when the first of those that ran together began: goroutines and descriptors

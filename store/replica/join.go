@@ -95,6 +95,19 @@ func (s *Store) ask(ctx context.Context, address string, r request, answer *repl
 	return by, json.Unmarshal(got, answer)
 }
 
+// askMember has the member with a label answer a request, wherever it is reached now.
+func (s *Store) askMember(ctx context.Context, label string, r request, answer *reply) (by raftnet.Peer, err error) {
+	address, err := s.members.Resolve(ctx, label)
+	if err != nil {
+		return by, err
+	}
+	by, err = s.ask(ctx, address, r, answer)
+	if err == nil && by.Self().Member != label {
+		err = fmt.Errorf("%q answers at %s", raftnet.Name(by.Self().Member), address)
+	}
+	return by, err
+}
+
 // ping makes sure that a member answers, and is the one that it was. Both remember each
 // other's directory then, and this one who the members are if the other knows better.
 func (s *Store) ping(ctx context.Context, label string) error {
@@ -245,10 +258,7 @@ func (s *Store) freshen(ctx context.Context) bool {
 		return true
 	}
 	var a reply
-	address, err := s.members.Resolve(ctx, label)
-	if err == nil {
-		_, err = s.ask(ctx, address, request{Fresh: true}, &a)
-	}
+	_, err := s.askMember(ctx, label, request{Fresh: true}, &a)
 	return a.Later == "" && !errors.Is(err, raftnet.ErrSent)
 }
 

@@ -105,18 +105,3 @@ func TestTwoOfThreeGoOnAndOneOfThreeFailsWithinItsContext(t *testing.T) {
 	c.Start((leader + 2) % 3)
 	c.Ready()
 }
-
-// inTime fails if f takes longer than a limit and a grace, each time of five: a machine that is
-// busy with others may stall once.
-func inTime(t *testing.T, what string, limit, grace time.Duration, f func()) {
-	t.Helper()
-	var took []time.Duration
-	for range 5 {
-		began := time.Now()
-		f()
-		if took = append(took, time.Since(began)); took[len(took)-1] <= limit+grace {
-			return
-		}
-	}
-	t.Errorf("%s took %v of %v", what, took, limit)
-}

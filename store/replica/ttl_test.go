@@ -82,6 +82,19 @@ func (l *lifetime) watch(t *testing.T, there func(ctx context.Context) (bool, er
 	}
 }
 
+// inTime fails if f takes longer than a limit and a grace. A machine that is busy with others
+// keeps the test waiting, too.
+func inTime(t testing.TB, what string, limit, grace time.Duration, f func()) {
+	t.Helper()
+	stalls := measureStalls()
+	began := time.Now()
+	f()
+	took := time.Since(began)
+	if stall := stalls.stop(); took > limit+grace+3*stall {
+		t.Errorf("%s took %v of %v, on a machine that stalls for %v", what, took, limit, stall)
+	}
+}
+
 // stalls is how late goroutines of this process woke up at worst.
 type stalls struct {
 	worst time.Duration

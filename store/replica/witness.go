@@ -104,7 +104,7 @@ func (s *Store) awaitCounting(ctx context.Context, m membership) error {
 		if ctx.Err() != nil {
 			return ops.Ended(store.ErrUnavailable, ctx)
 		}
-		if time.Since(s.counting.at) < fresh || s.mayTakeOver(ctx, m) {
+		if time.Since(s.counting.at) < fresh || s.mayTakeOver(ctx) {
 			return nil
 		}
 		pause(ctx, wait)
@@ -112,37 +112,26 @@ func (s *Store) awaitCounting(ctx context.Context, m membership) error {
 }
 
 // mayTakeOver asks the leader whether it waits for this member.
-func (s *Store) mayTakeOver(ctx context.Context, m membership) bool {
-	leader := s.host.leader()
+func (s *Store) mayTakeOver(ctx context.Context) bool {
+	m, leader := s.members.membership(), s.host.leader()
 	if leader == s.member.Load() {
 		return true
 	}
 	label := m.Voters[leader]
 	if label == "" {
-		return false // there is none, or it came later
+		return false // there is none, or who that is comes to be known later
 	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	began := time.Now()
-	a, err := s.askToCount(ctx, label)
+	var a reply
+	_, err := s.askMember(ctx, label, request{Counts: s.dir.id().Group}, &a)
 	if err != nil || !a.Counts {
 		s.log.Debug("leader does not wait for this member", "leader", raftnet.Name(label), "error", err, "why", a.Refused+a.Later)
 		return false
 	}
 	s.counting.at = began
 	return true
-}
-
-func (s *Store) askToCount(ctx context.Context, label string) (a reply, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	address, err := s.members.Resolve(ctx, label)
-	if err != nil {
-		return a, err
-	}
-	by, err := s.ask(ctx, address, request{Counts: s.dir.id().Group}, &a)
-	if err == nil && by.Self().Member != label {
-		err = fmt.Errorf("%q answers at %s", raftnet.Name(by.Self().Member), address)
-	}
-	return a, err
 }
 
 // counts answers a member that asks whether this one, as the leader, waits for it. That is to
@@ -284,16 +273,10 @@ func (s *Store) askEach(ctx context.Context) (reply, bool) {
 func (s *Store) askOne(ctx context.Context, label string) (a reply, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	address, err := s.members.Resolve(ctx, label)
-	if err != nil {
-		return a, err
-	}
-	by, err := s.ask(ctx, address, request{Look: true}, &a)
+	by, err := s.askMember(ctx, label, request{Look: true}, &a)
 	switch {
 	case err != nil:
 		return a, err
-	case by.Self().Member != label:
-		return a, fmt.Errorf("%q answers at %s", raftnet.Name(by.Self().Member), address)
 	case a.Applied == 0:
 		return a, fmt.Errorf("it does not say: %s%s", a.Refused, a.Later)
 	}
