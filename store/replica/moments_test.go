@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -140,7 +141,7 @@ func TestKilledAtAnyMomentItStartsAgain(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// The second time it is started is a restart. Snapshots are made all the time.
+	// The second time it is started is a restart. A snapshot is made each time.
 	var starts [3]int
 	for i := range starts {
 		opts := replica.Options{Dir: dir, SnapshotBytes: 1}
@@ -149,6 +150,7 @@ func TestKilledAtAnyMomentItStartsAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		before := testcluster.Snapshots(t, dir)
 		ctx := within(t, 20*time.Second)
 		for range 3 {
 			key := fmt.Sprint("key", acked.Load()+1)
@@ -157,6 +159,9 @@ func TestKilledAtAnyMomentItStartsAgain(t *testing.T) {
 			}
 			acked.Add(1)
 		}
+		eventually(t, 20*time.Second, "a snapshot is made", func() bool {
+			return !slices.Equal(testcluster.Snapshots(t, dir), before)
+		})
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -167,7 +172,7 @@ func TestKilledAtAnyMomentItStartsAgain(t *testing.T) {
 	}
 	var opening sync.WaitGroup
 	at := make(chan int)
-	for range 8 { // each waits for an election most of the time
+	for range 8 { // each waits for the disk most of the time
 		opening.Go(func() {
 			for i := range at {
 				if err := hasWrites(t, left[i].dir, left[i].acked); err != nil {
